@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from airflow.sdk import BaseHook
+
+from include.errors import SetupError
+from include.lake.storage import Storage
+
+
+class LakeHook(BaseHook):
+    """Resolves the connection of the lake into a `Storage`.
+
+    A connection of type `fs` names a local folder in its extra `path`. One of type `aws` names `s3://bucket/prefix` in
+    its extra `lake_root`; login, password, `region_name` and `endpoint_url` become delta-rs storage options.
+    """
+
+    conn_name_attr = "lake_conn_id"
+    default_conn_name = "tradewind_lake"
+    hook_name = "Tradewind lake"
+
+    def __init__(self, lake_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.lake_conn_id = lake_conn_id
+
+    def get_conn(self) -> Storage:
+        """Return the storage that the connection names.
+
+        Raises:
+            SetupError: The connection names neither a folder nor a bucket.
+        """
+        connection = self.get_connection(self.lake_conn_id)
+        extra = connection.extra_dejson
+        if path := extra.get("path"):
+            return Storage(root=path)
+        if root := extra.get("lake_root"):
+            named = {
+                "AWS_ACCESS_KEY_ID": connection.login,
+                "AWS_SECRET_ACCESS_KEY": connection.password,
+                "AWS_REGION": extra.get("region_name"),
+                "AWS_ENDPOINT_URL": extra.get("endpoint_url"),
+            }
+            options = {key: value for key, value in named.items() if value}
+            if str(extra.get("endpoint_url", "")).startswith("http://"):
+                options["AWS_ALLOW_HTTP"] = "true"
+            return Storage(root=root, options=options)
+        raise SetupError(
+            f"connection {self.lake_conn_id!r} must have `path` (a folder) or `lake_root` (s3://bucket/prefix) in "
+            f"its extra; got the keys {sorted(extra)}. Nothing was read. Add one of them."
+        )

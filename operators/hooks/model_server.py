@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from airflow.sdk import BaseHook
+
+from include.serving.client import ModelServerClient
+
+
+class ModelServerHook(BaseHook):
+    """Resolves the connection of the model server into a client; its password is the admin token."""
+
+    conn_name_attr = "model_server_conn_id"
+    default_conn_name = "model_server_default"
+    hook_name = "Model server"
+
+    def __init__(self, model_server_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.model_server_conn_id = model_server_conn_id
+
+    def get_conn(self) -> ModelServerClient:
+        """Return a client of the server's inference and admin calls."""
+        connection = self.get_connection(self.model_server_conn_id)
+        scheme = connection.schema or "http"
+        return ModelServerClient(
+            base_url=f"{scheme}://{connection.host}:{connection.port}", admin_token=connection.password or ""
+        )
