@@ -1,0 +1,57 @@
+"""Fixtures shared by all tests: a lake on a temporary folder, real months of flights in it, and Airflow's connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.lake.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# Airflow reads these when it is first imported: tests must never touch a developer's own Airflow.
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "False")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(root=str(tmp_path / "data"))
+
+
+@pytest.fixture
+def landed(storage: Storage) -> Callable[..., None]:
+    """Return a function that lands a real month, the first `num_flights` of it or all."""
+    from include.demo.flights import land_month
+
+    def land(partition: str, num_flights: int | None = None) -> None:
+        land_month(storage=storage, partition=partition, max_flights=num_flights)
+
+    return land
+
+
+@pytest.fixture
+def connections(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point Tradewind's connections at the temporary lake and ledger."""
+    lake = {"conn_type": "fs", "extra": {"path": storage.root}}
+    ledger = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_TRADEWIND_LAKE", json.dumps(lake))
+    monkeypatch.setenv("AIRFLOW_CONN_TRADEWIND_LEDGER", json.dumps(ledger))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
