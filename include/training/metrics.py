@@ -1,0 +1,110 @@
+"""How well probabilities match what happened; the trainer, its gates and the monitor all use these.
+
+Shape suffix: B rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from include.errors import InconclusiveError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+_SMALLEST = 1e-7
+
+
+def log_loss(*, label_B: ArrayLike, probability_B: ArrayLike) -> float:
+    """Return the mean negative log likelihood of binary outcomes, in nats; lower is better.
+
+    L = -mean_b (y_b ln p_b + (1 - y_b) ln(1 - p_b)), with p clipped to [1e-7, 1 - 1e-7].
+    Source: I. J. Good, Rational Decisions, 1952; checked against scikit-learn's log_loss.
+
+    Args:
+        label_B: Outcomes, 0 or 1, shape (B,).
+        probability_B: Probabilities of outcome 1, shape (B,).
+
+    Raises:
+        InconclusiveError: No rows, or unequal shapes.
+
+    >>> round(log_loss(label_B=[0, 1], probability_B=[0.5, 0.5]), 6)
+    0.693147
+    """
+    import numpy as np
+
+    label_B, probability_B = _checked(label_B, probability_B)
+    clipped_B = np.clip(probability_B, _SMALLEST, 1 - _SMALLEST)
+    return float(-np.mean(np.where(label_B > 0, np.log(clipped_B), np.log1p(-clipped_B))))
+
+
+def auc(*, label_B: ArrayLike, probability_B: ArrayLike) -> float | None:
+    """Return the chance that a positive row scores above a negative one, ties half; None if one class is absent.
+
+    AUC = (sum of the positives' mean ranks - P (P + 1) / 2) / (P N), for P positives and N negatives.
+    Source: Hanley and McNeil, Radiology 143, 1982; checked against scikit-learn's roc_auc_score.
+
+    Args:
+        label_B: Outcomes, 0 or 1, shape (B,).
+        probability_B: Scores, shape (B,).
+
+    Raises:
+        InconclusiveError: No rows, or unequal shapes.
+
+    >>> auc(label_B=[0, 0, 1, 1], probability_B=[0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    import numpy as np
+
+    label_B, probability_B = _checked(label_B, probability_B)
+    num_positive = int(np.count_nonzero(label_B > 0))
+    num_negative = len(label_B) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    _, inverse_B, count_U = np.unique(probability_B, return_inverse=True, return_counts=True)
+    mean_rank_U = np.cumsum(count_U) - (count_U - 1) / 2
+    rank_sum = float(mean_rank_U[inverse_B][label_B > 0].sum())
+    return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
+
+
+def expected_calibration_error(*, label_B: ArrayLike, probability_B: ArrayLike, num_bins: int = 15) -> float:
+    """Return the mean gap between confidence and outcome over bins of equal width, weighted by rows; 0 is calibrated.
+
+    ECE = sum_k (B_k / B) |mean(y in k) - mean(p in k)|.
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015, equation 3.
+
+    Args:
+        label_B: Outcomes, 0 or 1, shape (B,).
+        probability_B: Probabilities of outcome 1, shape (B,).
+        num_bins: Bins of [0, 1].
+
+    Raises:
+        InconclusiveError: No rows, or unequal shapes.
+
+    >>> expected_calibration_error(label_B=[0, 1], probability_B=[0.25, 0.75])
+    0.25
+    """
+    import numpy as np
+
+    label_B, probability_B = _checked(label_B, probability_B)
+    bin_B = np.minimum((probability_B * num_bins).astype(np.int64), num_bins - 1)
+    gap_K = np.bincount(bin_B, weights=label_B - probability_B, minlength=num_bins)
+    return float(np.abs(gap_K).sum() / len(label_B))
+
+
+def _checked(label_B: ArrayLike, probability_B: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
+    label_B = np.asarray(label_B, dtype=np.float64)
+    probability_B = np.asarray(probability_B, dtype=np.float64)
+    if label_B.ndim != 1 or label_B.shape != probability_B.shape or not len(label_B):
+        raise InconclusiveError(
+            f"a metric needs at least 1 label and as many probabilities; got shapes {label_B.shape} and "
+            f"{probability_B.shape}. Nothing was measured. Gather labelled rows first."
+        )
+    if not np.isfinite(probability_B).all() or probability_B.min() < 0 or probability_B.max() > 1:
+        raise InconclusiveError(
+            "a metric needs probabilities in 0 to 1; got others or NaN. Nothing was measured. Look at the model."
+        )
+    return label_B, probability_B
