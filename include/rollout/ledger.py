@@ -1,0 +1,237 @@
+"""The ledger: an append-only, hash-chained file of every decision about what serves, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from include.errors import BadInputError, CorruptArtifactError, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+GENESIS = "0" * 64
+"""What the first entry names as the hash of the one before."""
+
+CHAMPION_KINDS = ("bootstrap", "promote", "roll_back")
+"""Kinds whose evidence names the `champion` that serves from then on."""
+
+BUSY_TIMEOUT_S = 30.0
+
+# REPLACE deletes without firing delete triggers, so what an insert may collide with is refused by a trigger of its own.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    model TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    previous_hash TEXT NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS entries_by_model ON entries (model, kind, seq);
+CREATE TRIGGER IF NOT EXISTS entries_never_change BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_never_vanish BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_only_follow BEFORE INSERT ON entries
+WHEN EXISTS (SELECT 1 FROM entries WHERE key = NEW.key OR seq >= NEW.seq)
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+_COLUMNS = "seq, key, model, kind, body, previous_hash, hash"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One decision.
+
+    Args:
+        seq: Position, from 1, without gaps.
+        key: What makes the entry unique; appending the same key again returns this entry.
+        model: The model's name.
+        kind: For example promote, roll_back, gate, retrain_decision, alert.
+        subject: What was decided about, most often a version.
+        evidence: JSON-able values that the decision rests on.
+        actor: Who or what decided: a Dag run, a person.
+        at: When it was recorded, UTC.
+        previous_hash: `hash` of the entry before, GENESIS for the first.
+        hash: SHA-256 over `previous_hash` and the canonical JSON of all the other fields.
+    """
+
+    seq: int
+    key: str
+    model: str
+    kind: str
+    subject: str
+    evidence: Mapping[str, Any]
+    actor: str
+    at: datetime
+    previous_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """A SQLite file in WAL mode that any number of processes of one machine append to.
+
+    Args:
+        path: The file; it and its folder are made when missing.
+        now: Clock, UTC.
+    """
+
+    path: str | Path
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def append(  # the entry's own fields; a value object would only repeat them
+        self, *, model: str, kind: str, subject: str, evidence: Mapping[str, Any], actor: str, key: str
+    ) -> Entry:
+        """Record a decision once and return its entry; an equal `key` returns the entry that is already there.
+
+        Raises:
+            BadInputError: `evidence` is not JSON-able, or `key` belongs to another model, kind or subject.
+            ServiceError: Another process held the file for longer than 30 s, or the disk refused the write.
+        """
+        with self._open() as connection, _immediate(connection):
+            row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a constant
+            if row is not None:
+                return _require_same(_entry(row), model=model, kind=kind, subject=subject)
+            last = connection.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+            seq, previous_hash = (last[0] + 1, last[1]) if last else (1, GENESIS)
+            body = _canonical({"subject": subject, "evidence": evidence, "actor": actor, "at": _text(self.now())})
+            entry_hash = _hash(seq=seq, key=key, model=model, kind=kind, body=body, previous_hash=previous_hash)
+            row = (seq, key, model, kind, body, previous_hash, entry_hash)
+            connection.execute(f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608 - a constant
+            return _entry(row)
+
+    def entries(self, model: str | None = None, kind: str | None = None) -> list[Entry]:
+        """Return the entries of a model and a kind, or of all, oldest first."""
+        query = f"SELECT {_COLUMNS} FROM entries WHERE model = ifnull(?, model) AND kind = ifnull(?, kind) ORDER BY seq"  # noqa: S608 - a constant
+        with self._open() as connection:
+            return [_entry(row) for row in connection.execute(query, (model, kind))]
+
+    def serving_at(self, model: str, when: datetime) -> Entry | None:
+        """Return the entry by which a model's champion at `when` took over; its evidence names the `champion`."""
+        served = [e for e in self.entries(model) if e.kind in CHAMPION_KINDS and e.at <= when]
+        return served[-1] if served else None
+
+    def verify(self, *, expected_head: str | None = None) -> int:
+        """Check every link of the chain and return the number of entries.
+
+        Args:
+            expected_head: Hash of an entry that was kept elsewhere; it must still be in the chain. Only this finds a
+                file that somebody wrote anew from the first entry on.
+
+        Raises:
+            CorruptArtifactError: A row was edited, removed, added out of turn or reordered.
+        """
+        with self._open() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq").fetchall()  # noqa: S608 - a constant
+            issued = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
+        previous_hash = GENESIS
+        for position, (seq, key, model, kind, body, named_previous, named_hash) in enumerate(rows, start=1):
+            computed = _hash(seq=seq, key=key, model=model, kind=kind, body=body, previous_hash=previous_hash)
+            if (seq, named_previous, named_hash) != (position, previous_hash, computed):
+                raise self._broken(f"entry {position} must follow hash {previous_hash[:12]}; got row {seq}, edited")
+            previous_hash = named_hash
+        if issued and issued[0] != len(rows):
+            raise self._broken(f"it issued {issued[0]} entries; got {len(rows)}, the newest were removed")
+        if expected_head is not None and expected_head not in {GENESIS, *(row[-1] for row in rows)}:
+            raise self._broken(f"it must hold the entry with hash {expected_head[:12]}; got none")
+        return len(rows)
+
+    def _broken(self, what: str) -> CorruptArtifactError:
+        return CorruptArtifactError(
+            f"ledger {self.path} is not as it was written: {what}. Nothing was changed. Restore it from a backup."
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection with the schema in place; SQLite's errors leave as ours."""
+        path = Path(self.path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+                if connection.execute("PRAGMA user_version").fetchone()[0] != 1:
+                    _create(connection)
+                connection.execute("PRAGMA synchronous = FULL")
+                yield connection
+        except sqlite3.DatabaseError as error:
+            kind = ServiceError if isinstance(error, sqlite3.OperationalError) else CorruptArtifactError
+            raise kind(
+                f"ledger {path} must be a writable SQLite file, free within {BUSY_TIMEOUT_S:.0f} s; got: {error}. "
+                "Nothing was recorded. Retry; an entry is recorded once however often it is sent."
+            ) from error
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    with _immediate(connection):
+        for statement in _statements(_SCHEMA):
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+
+
+def _statements(script: str) -> list[str]:
+    """Return a script's statements; `executescript` would commit the transaction that they must share."""
+    found: list[str] = []
+    pending = ""
+    for line in script.strip().splitlines():
+        pending += line + "\n"
+        if sqlite3.complete_statement(pending):
+            found.append(pending)
+            pending = ""
+    return found
+
+
+@contextmanager
+def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
+    """Hold the write lock from before the first read, so that two writers never see the same head."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _hash(*, seq: int, key: str, model: str, kind: str, body: str, previous_hash: str) -> str:
+    text = _canonical([previous_hash, seq, key, model, kind, body])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(
+            f"evidence of a ledger entry must be JSON without NaN; got: {error}. Nothing was recorded. Convert it."
+        ) from error
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    seq, key, model, kind, body, previous_hash, entry_hash = row
+    fields = json.loads(body)
+    at = datetime.fromisoformat(fields.pop("at"))
+    return Entry(
+        seq=seq, key=key, model=model, kind=kind, at=at, previous_hash=previous_hash, hash=entry_hash, **fields
+    )
+
+
+def _require_same(entry: Entry, *, model: str, kind: str, subject: str) -> Entry:
+    if (entry.model, entry.kind, entry.subject) != (model, kind, subject):
+        raise BadInputError(
+            f"ledger key {entry.key!r} belongs to {entry.kind} of {entry.model} {entry.subject}; got {kind} of {model} "
+            f"{subject}. Nothing was recorded. Name another key."
+        )
+    return entry
