@@ -1,0 +1,160 @@
+"""The one client of the model server's inference and admin calls; standard library only, so that tasks start fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from include import errors
+from include.errors import ServiceError, SetupError, TradewindError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HTTP_OK = 200
+HTTP_REDIRECT = 300
+HTTP_FORBIDDEN = (401, 403)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelServerClient:
+    """Calls one model server; every admin call is idempotent, so a caller that was killed just calls again.
+
+    Args:
+        base_url: For example `http://127.0.0.1:8081`.
+        admin_token: Bearer token of the admin calls; inference needs none.
+        timeout_s: Seconds until a silent server counts as down.
+    """
+
+    base_url: str
+    admin_token: str = field(default="", repr=False)
+    timeout_s: float = 30.0
+
+    def load(self, *, model: str, version: str, uri: str, digest: str) -> dict[str, Any]:
+        """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state."""
+        body = {"uri": uri, "digest": digest}
+        return self._call("PUT", _path("router", model, "versions", version), body)
+
+    def unload(self, *, model: str, version: str) -> dict[str, Any]:
+        """Drop a version that no route names; dropping one that is not loaded does nothing."""
+        return self._call("DELETE", _path("router", model, "versions", version))
+
+    def set_routes(
+        self,
+        *,
+        model: str,
+        champion: str | None,
+        canary: str | None = None,
+        canary_share_pct: float = 0.0,
+        shadow: str | None = None,
+    ) -> dict[str, Any]:
+        """Replace all routes of a model in one step. Equal routes change nothing; other ones reset the counters."""
+        body = {
+            "champion": champion,
+            "canary": canary,
+            "canary_share_pct": canary_share_pct,
+            "shadow": shadow,
+        }
+        return self._call("PUT", _path("router", model, "routes"), body)
+
+    def get_routes(self, *, model: str) -> dict[str, Any]:
+        """Return routes, loaded versions, and the counters since the routes last changed."""
+        return self._call("GET", _path("router", model))
+
+    def golden(self, *, model: str, version: str) -> dict[str, Any]:
+        """Run the golden rows of a loaded version's package: `{"passed", "num_rows", "max_abs_diff", "tolerance"}`."""
+        return self._call("POST", _path("router", model, "versions", version, "golden"))
+
+    def flush(self) -> dict[str, Any]:
+        """Write every logged prediction to disk and return the log's counters."""
+        return self._call("POST", _path("router", "flush"))
+
+    def infer(
+        self,
+        *,
+        model: str,
+        columns: Mapping[str, Sequence[Any]],
+        request_id: str | None = None,
+        sticky_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Score rows given as columns (request features and entities, `example_id` if known)."""
+        body = infer_body(columns=columns, request_id=request_id, sticky_key=sticky_key)
+        return self._call("POST", _path("models", model, "infer"), body)
+
+    def is_ready(self) -> bool:
+        """Return whether the server answers and can score every model that it routes."""
+        try:
+            self._call("GET", _path("health", "ready"))
+        except TradewindError:
+            return False
+        return True
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.admin_token}"} if "/router" in path and self.admin_token else {}
+        payload = None if body is None else json.dumps(body, allow_nan=False).encode()
+        if payload is not None:
+            headers["Content-Type"] = "application/json"
+        address = urlsplit(self.base_url)
+        https = address.scheme == "https"
+        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=self.timeout_s)
+        try:
+            connection.request(method, address.path.rstrip("/") + path, payload, headers)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceError(
+                f"model server {self.base_url} must answer {method} {path} within {self.timeout_s:.0f} s; got "
+                f"{error!r}. Calls are idempotent and routes outlive a restart. Start it, then retry."
+            ) from error
+        finally:
+            connection.close()
+        return _answer(response.status, text, what=f"{method} {self.base_url}{path}")
+
+
+def infer_body(
+    *, columns: Mapping[str, Sequence[Any]], request_id: str | None = None, sticky_key: str | None = None
+) -> dict[str, Any]:
+    """Return the Open Inference Protocol v2 request for rows given as columns; None is a missing number.
+
+    >>> infer_body(columns={"carrier": ["UA"], "temp": [None]})["inputs"][1]
+    {'name': 'temp', 'datatype': 'FP64', 'shape': [1], 'data': [None]}
+    """
+    body: dict[str, Any] = {"inputs": [_tensor(name, list(values)) for name, values in columns.items()]}
+    if request_id is not None:
+        body["id"] = request_id
+    if sticky_key is not None:
+        body["parameters"] = {"sticky_key": sticky_key}
+    return body
+
+
+def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
+    if any(isinstance(value, str) for value in values):
+        datatype = "BYTES"
+    else:
+        datatype = "INT64" if values and all(isinstance(value, int) for value in values) else "FP64"
+    return {"name": name, "datatype": datatype, "shape": [len(values)], "data": values}
+
+
+def _path(*parts: str) -> str:
+    return "/v2/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _answer(status: int, text: bytes, *, what: str) -> dict[str, Any]:
+    """Return the JSON of a good answer; raise the class that the server named for a bad one."""
+    try:
+        answer = json.loads(text) if text else {}
+    except ValueError:
+        answer = {"error": text[:200].decode(errors="replace")}
+    if HTTP_OK <= status < HTTP_REDIRECT:
+        return dict(answer)
+    message = str(answer.get("error", "no reason given"))
+    if status in HTTP_FORBIDDEN:
+        raise SetupError(f"{what} needs the server's admin token; got {status}: {message}")
+    kind = getattr(errors, str(answer.get("kind")), ServiceError)
+    if not (isinstance(kind, type) and issubclass(kind, TradewindError)):
+        kind = ServiceError
+    raise kind(f"{what}: {message}" if kind is ServiceError else message)
