@@ -1,0 +1,65 @@
+"""`python -m include.runtime up|down|status`: keep a deployment running on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from include.errors import TradewindError
+from include.runtime import processes, stack
+from include.runtime.home import REPO, Home
+
+_DEFAULT_HOME = REPO / ".tradewind" / "live"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; return the process's exit code."""
+    parser = argparse.ArgumentParser(prog="include.runtime", description=__doc__)
+    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", _DEFAULT_HOME)))
+    chosen = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        return _COMMANDS[chosen.command](chosen.home.resolve(), console)
+    except TradewindError as error:
+        console.print(f"[red]error:[/red] {escape(str(error))}")
+        return 1
+
+
+def _up(root: Path, console: Console) -> int:
+    deployment = stack.open_deployment(root, ports=stack.ports_from_environment())
+    with console.status("starting") as status:
+        stack.up(deployment, say=lambda text: status.update(escape(text)))
+    console.print(f"Airflow       {deployment.airflow_url}   user admin   password {deployment.secrets.admin_password}")
+    console.print(f"MLflow        {deployment.mlflow_url}")
+    console.print(f"Model server  {deployment.model_server_url}/v2")
+    console.print(
+        f"Land months below {deployment.home.storage.root}/landing; logs are in {deployment.home.logs}. Stop: make down"
+    )
+    return 0
+
+
+def _down(root: Path, console: Console) -> int:
+    num_stopped = stack.down(Home(root=root), say=console.print)
+    console.print(f"{num_stopped} processes stopped" if num_stopped else "nothing was running")
+    return 0
+
+
+def _status(root: Path, console: Console) -> int:
+    found = processes.find(Home(root=root).pids)
+    for process in found:
+        console.print(f"{process.name:14} {'running' if process.is_running else 'dead'}  pid {process.pid}")
+    if not found:
+        console.print("nothing was started")
+    return 0 if found and all(process.is_running for process in found) else 1
+
+
+_COMMANDS = {"up": _up, "down": _down, "status": _status}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""The few calls of Airflow's REST API that starting a deployment and watching it need."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from include.errors import ServiceError
+
+_PAGE = 100
+
+
+@dataclass(kw_only=True)
+class AirflowApi:
+    """A client of one Airflow API server, logged in as `admin`.
+
+    Source: the server's own OpenAPI document, `/openapi.json`.
+    """
+
+    base_url: str
+    password: str = field(repr=False)
+    _token: str = field(default="", init=False, repr=False)
+
+    def get(self, path: str, **query: str | int | list[str]) -> Any:
+        """Return the JSON answer of a GET below `/api/v2`."""
+        text = urllib.parse.urlencode(query, doseq=True)
+        return self._call("GET", f"/api/v2/{path}{'?' + text if text else ''}")
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON answer of a POST below `/api/v2`."""
+        return self._call("POST", f"/api/v2/{path}", body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON answer of a PATCH below `/api/v2`."""
+        return self._call("PATCH", f"/api/v2/{path}", body)
+
+    def dag_ids(self) -> dict[str, bool]:
+        """Return Dag id -> whether it is paused."""
+        return {dag["dag_id"]: dag["is_paused"] for dag in self.get("dags", limit=_PAGE)["dags"]}
+
+    def unpause_in_order(self, stages: tuple[str, ...], *, timeout_s: float) -> None:
+        """Wait until every stage has a Dag, then unpause all of them, stage by stage.
+
+        Raises:
+            ServiceError: A stage has no Dag in time; the message holds the import errors.
+        """
+        deadline = time.monotonic() + timeout_s
+        while missing := [s for s in stages if not any(d.startswith(f"{s}_") for d in self.dag_ids())]:
+            if time.monotonic() > deadline:
+                errors = [item["stack_trace"][-500:] for item in self.get("importErrors")["import_errors"]]
+                raise ServiceError(
+                    f"Dags of the stages {missing} must appear within {timeout_s:.0f} s; got import errors {errors}. "
+                    "Nothing is scheduled. Mend the Dag files."
+                )
+            time.sleep(0.25)
+        found = self.dag_ids()
+        for stage in stages:
+            for dag_id, is_paused in found.items():
+                if is_paused and dag_id.startswith(f"{stage}_"):
+                    self.patch(f"dags/{dag_id}", {"is_paused": False})
+
+    def asset_events(self, name: str) -> list[dict[str, Any]]:
+        """Return an asset's events, oldest first; empty when nothing has emitted one."""
+        assets = self.get("assets", name_pattern=name)["assets"]
+        found = [asset["id"] for asset in assets if asset["name"] == name]
+        if not found:
+            return []
+        return list(self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="id")["asset_events"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        for attempt in (1, 2):
+            if not self._token:
+                self._token = self._login()
+            try:
+                return self._send(method, path, body, token=self._token)
+            except urllib.error.HTTPError as error:
+                if error.code == HTTPStatus.UNAUTHORIZED and attempt == 1:
+                    self._token = ""
+                    continue
+                detail = error.read().decode(errors="replace")[:500]
+                raise ServiceError(f"{method} {path} must succeed; got HTTP {error.code}: {detail}.") from error
+            except OSError as error:
+                raise ServiceError(f"Airflow must answer at {self.base_url}; got {error}. Is it up?") from error
+        raise AssertionError  # the loop returns or raises
+
+    def _login(self) -> str:
+        body = {"username": "admin", "password": self.password}
+        return str(self._send("POST", "/auth/token", body)["access_token"])
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, *, token: str = "") -> Any:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        request = urllib.request.Request(  # noqa: S310 - the deployment's own URL
+            f"{self.base_url}{path}", data=json.dumps(body).encode() if body else None, headers=headers, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - same
+            return json.loads(response.read() or b"null")

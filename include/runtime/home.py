@@ -1,0 +1,102 @@
+"""The folder that holds everything of one deployment on this machine: data, secrets, logs, process ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from include.errors import SetupError
+from include.lake.storage import Storage
+
+REPO = Path(__file__).resolve().parents[2]
+MAX_SOCKET_BYTES = 107
+"""Longest path of a Unix socket (Linux, unix(7)); past it PostgreSQL would move its socket to a shared folder."""
+MIN_FREE_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Paths below one deployment's root; `prepare` makes them."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Root of the lake, the landing folder and the reports."""
+        return self.root / "data"
+
+    @property
+    def secrets(self) -> Path:
+        """Folder of generated passwords, keys and tokens; mode 0700."""
+        return self.root / "secrets"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a process, and Airflow's task logs."""
+        return self.root / "logs"
+
+    @property
+    def pids(self) -> Path:
+        """One file a started process."""
+        return self.root / "pids"
+
+    @property
+    def airflow(self) -> Path:
+        """Airflow's own home; holds nothing that has to be kept."""
+        return self.root / "airflow"
+
+    @property
+    def postgres(self) -> Path:
+        """The embedded PostgreSQL's folder: `data` and `run` (its socket)."""
+        return self.root / "pg"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's artifacts."""
+        return self.root / "mlflow"
+
+    @property
+    def serving(self) -> Path:
+        """The model server's routes and loaded versions."""
+        return self.root / "serving"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's SQLite file."""
+        return self.root / "ledger" / "ledger.sqlite"
+
+    @property
+    def storage(self) -> Storage:
+        """The local storage that the lake connection names."""
+        return Storage(root=str(self.data))
+
+    def prepare(self) -> None:
+        """Make the folders, private to their user, and check what would fail later.
+
+        Raises:
+            SetupError: The path is too long, the disk is nearly full, or the root belongs to somebody else.
+        """
+        socket_bytes = len(os.fsencode(self.postgres / "run" / ".s.PGSQL.5432"))
+        if socket_bytes > MAX_SOCKET_BYTES:
+            raise SetupError(
+                f"PostgreSQL's socket path may have {MAX_SOCKET_BYTES} bytes; got {socket_bytes} below {self.root}. "
+                "Nothing was started. Clone into a shorter path, or set TRADEWIND_HOME to one."
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        if self.root.stat().st_uid != os.getuid():
+            raise SetupError(
+                f"{self.root} must belong to user {os.getuid()}; got user {self.root.stat().st_uid}. "
+                "Nothing was started. Set TRADEWIND_HOME to a folder of your own."
+            )
+        self.root.chmod(0o711)  # traversable, not listable: PostgreSQL runs as another user when started by root
+        private = (self.data, self.secrets, self.logs, self.pids, self.airflow, self.mlflow, self.serving)
+        for folder in (*private, self.ledger.parent):
+            folder.mkdir(exist_ok=True, mode=0o700)
+        free_bytes = shutil.disk_usage(self.root).free
+        if free_bytes < MIN_FREE_BYTES:
+            raise SetupError(
+                f"{self.root} needs {MIN_FREE_BYTES >> 20} MiB free; got {free_bytes >> 20} MiB. Nothing was started. "
+                "Free some space, or set TRADEWIND_HOME to another disk."
+            )

@@ -1,0 +1,129 @@
+"""Start processes that outlive this one, find them again, and stop exactly those.
+
+Each is the leader of its own session, so whatever it starts is found by the session even when the leader has died. A
+process file names the leader and the moment the kernel started it: a reused process id is never mistaken for ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include.runtime.secrets import write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManagedProcess:
+    """A process that this deployment started."""
+
+    name: str
+    pid: int
+    started_ticks: int
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the leader itself is alive, and is the process that was started."""
+        return _started_ticks(self.pid) == self.started_ticks
+
+    def members(self) -> list[int]:
+        """Return the process ids of the leader's session that are alive, the leader's own included."""
+        if _started_ticks(self.pid) not in (self.started_ticks, None):
+            return []  # the id was reused, so the session had ended
+        return [pid for pid in _all_pids() if _session(pid) == self.pid]
+
+
+def start(
+    name: str, command: Sequence[str], *, env: Mapping[str, str], pids: Path, log: Path, niceness: int = 0
+) -> ManagedProcess:
+    """Start a command detached, with its output appended to `log`, and write its process file."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [*(["nice", "-n", str(niceness)] if niceness else []), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            cwd=pids.parent,
+            start_new_session=True,
+        )
+    process = ManagedProcess(name=name, pid=child.pid, started_ticks=_started_ticks(child.pid) or 0)
+    write_private(pids / f"{name}.json", json.dumps({"pid": process.pid, "started_ticks": process.started_ticks}))
+    return process
+
+
+def find(pids: Path) -> list[ManagedProcess]:
+    """Return the processes that this deployment's files name, whether they are alive or not."""
+    found = []
+    for path in sorted(pids.glob("*.json")):
+        raw = json.loads(path.read_text())
+        found.append(ManagedProcess(name=path.stem, pid=raw["pid"], started_ticks=raw["started_ticks"]))
+    return found
+
+
+def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 15.0, how: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the leader to stop, then end what is left of its session, then remove its process file."""
+    if process.is_running:
+        os.kill(process.pid, how)
+        _reap(process.pid)
+        deadline = time.monotonic() + grace_s
+        while process.is_running and time.monotonic() < deadline:
+            _reap(process.pid)
+            time.sleep(_POLL_S)
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + 2
+        for pid in process.members():
+            _signal(pid, signal_number)
+        while process.members() and time.monotonic() < deadline:
+            _reap(process.pid)
+            time.sleep(_POLL_S)
+    (pids / f"{process.name}.json").unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _reap(pid: int) -> None:
+    """Collect the exit status when the process is our child, so that it does not stay as a zombie."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the command name (proc(5)); None for no process or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields
+
+
+def _started_ticks(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def _session(pid: int) -> int | None:
+    fields = _stat(pid)
+    return int(fields[3]) if fields else None

@@ -1,0 +1,67 @@
+"""Passwords, keys and tokens of one deployment: random, private to the user, made once and then kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from include.errors import SetupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secrets:
+    """Everything that must not appear in a log; `repr` shows none of it."""
+
+    admin_password: str = field(default_factory=lambda: secrets.token_urlsafe(15), repr=False)
+    postgres_password: str = field(default_factory=_token, repr=False)
+    fernet_key: str = field(default_factory=_fernet_key, repr=False)
+    jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(64), repr=False)
+    api_secret_key: str = field(default_factory=_token, repr=False)
+    model_server_token: str = field(default_factory=_token, repr=False)
+
+
+def load_secrets(folder: Path) -> Secrets:
+    """Return the deployment's secrets; the first call makes them and the files that other programs read.
+
+    Raises:
+        SetupError: The file exists and cannot be read.
+    """
+    path = folder / "secrets.json"
+    if not path.exists():
+        made = Secrets()
+        write_private(path, json.dumps(asdict(made)))
+    try:
+        raw = json.loads(path.read_text())
+        found = Secrets(**{item.name: str(raw[item.name]) for item in fields(Secrets)})
+    except (OSError, ValueError, KeyError) as error:
+        raise SetupError(
+            f"{path} must hold the deployment's secrets; got {type(error).__name__}. Nothing was started. "
+            "Restore the file; or, if its databases may be lost, remove the whole deployment folder."
+        ) from error
+    write_private(folder / "airflow_passwords.json", json.dumps({"admin": found.admin_password}))
+    write_private(folder / "model_server_token", found.model_server_token)
+    return found
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its user can read, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    aside.replace(path)

@@ -1,0 +1,194 @@
+"""The servers of one deployment on this machine: commands, environment, and how each shows that it is ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from include.runtime.home import REPO
+from include.runtime.postgres import Postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.runtime.home import Home
+    from include.runtime.secrets import Secrets
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Loopback ports of the servers that people and programs talk to."""
+
+    airflow: int = 8080
+    mlflow: int = 5000
+    model_server: int = 8500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One server process.
+
+    Args:
+        name: Also the name of its log file.
+        command: Its command line; it never holds a secret, since every local user can read command lines.
+        env: What it needs beyond the common environment.
+        ready_url: Answers 200 when the server can be used; None for what has no port.
+        niceness: Higher for what nobody waits for at the start.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    ready_url: str | None = None
+    niceness: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """What the processes of one deployment share."""
+
+    home: Home
+    secrets: Secrets
+    ports: Ports
+
+    @property
+    def postgres(self) -> Postgres:
+        """The embedded database server."""
+        return Postgres(home=self.home, password=self.secrets.postgres_password)
+
+    @property
+    def uses_embedded_postgres(self) -> bool:
+        """Whether no other database was named by TRADEWIND_DATABASE_URL."""
+        return "TRADEWIND_DATABASE_URL" not in os.environ
+
+    def database_url(self, database: str, *, driver: str = "postgresql+psycopg2") -> str:
+        """Return the URL of `airflow` or `mlflow`; TRADEWIND_DATABASE_URL holds `{database}` where the name goes."""
+        if self.uses_embedded_postgres:
+            return self.postgres.url(database, driver=driver)
+        return os.environ["TRADEWIND_DATABASE_URL"].replace("{database}", database)
+
+    @property
+    def airflow_url(self) -> str:
+        """Airflow's UI and REST API."""
+        return f"http://{LOOPBACK}:{self.ports.airflow}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's UI and tracking API."""
+        return f"http://{LOOPBACK}:{self.ports.mlflow}"
+
+    @property
+    def model_server_url(self) -> str:
+        """The model server."""
+        return f"http://{LOOPBACK}:{self.ports.model_server}"
+
+    def airflow_env(self) -> dict[str, str]:
+        """Return the environment of Airflow's processes: where the deployment is, and its secrets."""
+        home, secrets = self.home, self.secrets
+        bundle = {
+            "name": "tradewind",
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(REPO), "refresh_interval": 30},
+        }
+        env = {
+            **_base_env(),
+            "AIRFLOW_HOME": str(home.airflow),
+            "AIRFLOW_CONFIG": str(REPO / "airflow.cfg"),
+            "AIRFLOW__CORE__FERNET_KEY": secrets.fernet_key,
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home.secrets / "airflow_passwords.json"),
+            "AIRFLOW__API__PORT": str(self.ports.airflow),
+            "AIRFLOW__API__BASE_URL": self.airflow_url,
+            "AIRFLOW__API__SECRET_KEY": secrets.api_secret_key,
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.jwt_secret,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database_url("airflow"),
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.logs / "tasks"),
+        }
+        if self.uses_embedded_postgres:
+            env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] = self.database_url("airflow", driver="postgresql+asyncpg")
+        return env | self._connections()
+
+    def _connections(self) -> dict[str, str]:
+        """Return Airflow's connections by environment variable; operators know them by their default names."""
+        connections: dict[str, dict[str, object]] = {
+            "tradewind_lake": {"conn_type": "fs", "extra": {"path": self.home.storage.root}},
+            "tradewind_ledger": {"conn_type": "sqlite", "host": str(self.home.ledger)},
+            "mlflow_default": {"conn_type": "http", "host": LOOPBACK, "port": self.ports.mlflow},
+            "model_server_default": {
+                "conn_type": "http",
+                "host": LOOPBACK,
+                "port": self.ports.model_server,
+                "password": self.secrets.model_server_token,
+            },
+        }
+        named = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()}
+        return {name: value for name, value in named.items() if name not in os.environ}
+
+    def services(self) -> tuple[Service, ...]:
+        """Return what runs beside the database, in the order in which it is started."""
+        airflow_env = self.airflow_env()
+        # The triggerer and the API server do not get the Dag bundle's path from Airflow; workers do, and must not have
+        # the repository here, since a run pinned to a commit would then import another one's code.
+        with_repo = airflow_env | {"PYTHONPATH": str(REPO)}
+        return (
+            Service(
+                name="api-server",
+                command=(*_airflow(), "api-server", "--port", str(self.ports.airflow)),
+                env=with_repo,
+                ready_url=f"{self.airflow_url}/execution/health",
+            ),
+            Service(name="scheduler", command=(*_airflow(), "scheduler", "--skip-serve-logs"), env=airflow_env),
+            Service(name="dag-processor", command=(*_airflow(), "dag-processor"), env=airflow_env),
+            Service(name="triggerer", command=(*_airflow(), "triggerer", "--skip-serve-logs"), env=with_repo),
+            self._model_server(),
+            self._mlflow(),
+        )
+
+    def _model_server(self) -> Service:
+        home = self.home
+        files = ("--state", str(home.serving), "--storage", home.storage.root)
+        token = ("--token-file", str(home.secrets / "model_server_token"))
+        return Service(
+            name="model-server",
+            command=(sys.executable, "-m", "include.serving", "--port", str(self.ports.model_server), *files, *token),
+            env=_base_env() | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+            ready_url=f"{self.model_server_url}/v2/health/ready",
+            niceness=5,
+        )
+
+    def _mlflow(self) -> Service:
+        artifacts = ("--no-serve-artifacts", "--default-artifact-root", self.home.mlflow.as_uri())
+        env = _base_env() | {
+            "MLFLOW_BACKEND_STORE_URI": self.database_url("mlflow"),
+            # Its job workers would be eight more processes and 2 GB for features that Tradewind does not use.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        return Service(
+            name="mlflow",
+            command=(
+                *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(self.ports.mlflow)),
+                *("--workers", "1", *artifacts),
+            ),
+            env=env,
+            ready_url=f"{self.mlflow_url}/health",
+            niceness=10,
+        )
+
+
+def _airflow() -> tuple[str, ...]:
+    return (sys.executable, "-m", "airflow")
+
+
+def _base_env() -> dict[str, str]:
+    """Return the user's environment without what would point Python or Airflow elsewhere."""
+    dropped = ("PYTHONPATH", "PYTHONHOME", "AIRFLOW_HOME", "AIRFLOW_CONFIG")
+    kept = {key: value for key, value in os.environ.items() if key not in dropped and "AIRFLOW__" not in key}
+    telemetry = {"DO_NOT_TRACK": "1", "FEAST_USAGE": "False", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return kept | telemetry | {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}

@@ -1,0 +1,187 @@
+"""Start and stop one deployment: database, Airflow's four processes, model server, MLflow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from include.errors import SetupError
+from include.runtime import processes
+from include.runtime.airflow_api import AirflowApi
+from include.runtime.home import Home
+from include.runtime.secrets import load_secrets
+from include.runtime.services import LOOPBACK, Deployment, Ports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from include.runtime.processes import ManagedProcess
+    from include.runtime.services import Service
+
+READY_TIMEOUT_S = 180.0
+STAGES = ("monitor", "deploy", "train", "materialize", "rollback", "score", "ingest")
+"""Order of unpausing: a paused consumer loses asset events for ever, so the producers come last."""
+
+
+def open_deployment(root: Path, *, ports: Ports) -> Deployment:
+    """Return the deployment below `root`; its folders and secrets are made when they do not exist.
+
+    Raises:
+        SetupError: The folder, its path or its disk cannot be used.
+    """
+    home = Home(root=root.resolve())
+    home.prepare()
+    return Deployment(home=home, secrets=load_secrets(home.secrets), ports=ports)
+
+
+def prepare_database(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+    """Start the database and bring Airflow's tables to this release; both do nothing when done already.
+
+    Raises:
+        SetupError: The database does not start, or the migration fails.
+    """
+    home = deployment.home
+    if deployment.uses_embedded_postgres and not _running(home).get("postgres"):
+        say("starting PostgreSQL")
+        server = deployment.postgres
+        server.create()
+        server.forget_stale_pid()
+        env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
+        processes.start("postgres", server.command(), env=env, pids=home.pids, log=home.logs / "postgres.log")
+        server.wait_until_ready(("airflow", "mlflow"))
+    say("migrating Airflow's tables")
+    log = home.logs / "migrate.log"
+    with log.open("ab") as output:
+        command = (sys.executable, "-m", "airflow", "db", "migrate")
+        done = subprocess.run(command, env=deployment.airflow_env(), stdout=output, stderr=output, check=False)
+    if done.returncode != 0:
+        raise SetupError(f"airflow db migrate must end with 0; got {done.returncode}. PostgreSQL runs. See {log}.")
+
+
+def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+    """Start what does not run yet, wait until all of it answers, and unpause the Dags.
+
+    Raises:
+        SetupError: A port is taken, a server ends or does not answer; what was started is stopped again.
+    """
+    home = deployment.home
+    running = _running(home)
+    _check_ports(deployment, running)
+    prepare_database(deployment, say=say)
+    try:
+        services = deployment.services()
+        for service in services:
+            if not running.get(service.name):
+                say(f"starting {service.name}")
+                processes.start(
+                    service.name,
+                    service.command,
+                    env=service.env,
+                    pids=home.pids,
+                    log=home.logs / f"{service.name}.log",
+                    niceness=service.niceness,
+                )
+        for service in services:
+            say(f"waiting for {service.name}")
+            _wait_until_ready(service, home)
+        say("unpausing Dags")
+        api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
+        api.unpause_in_order(STAGES, timeout_s=READY_TIMEOUT_S)
+    except BaseException:
+        down(home, say=say)
+        raise
+
+
+def down(home: Home, *, say: Callable[[str], None]) -> int:
+    """Stop exactly the processes that `up` started, the database last; return how many were running."""
+    found = processes.find(home.pids)
+    num_running = sum(bool(process.members()) for process in found)
+    for process in sorted(found, key=lambda item: item.name == "postgres"):
+        if process.members():
+            say(f"stopping {process.name}")
+        # PostgreSQL: SIGINT is a fast shutdown. Airflow's scheduler waits for tasks on SIGTERM; its grace ends that.
+        how = signal.SIGINT if process.name == "postgres" else signal.SIGTERM
+        processes.stop(process, pids=home.pids, how=how, grace_s=20 if process.name == "postgres" else 8)
+    return num_running
+
+
+def _running(home: Home) -> dict[str, ManagedProcess]:
+    """Return the processes that run; of those that died, end what they left behind."""
+    running = {}
+    for process in processes.find(home.pids):
+        if process.is_running:
+            running[process.name] = process
+        else:
+            processes.stop(process, pids=home.pids)
+    return running
+
+
+def _check_ports(deployment: Deployment, running: dict[str, ManagedProcess]) -> None:
+    owners = {"airflow": "api-server", "mlflow": "mlflow", "model_server": "model-server"}
+    for name, port in asdict(deployment.ports).items():
+        if owners[name] in running:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                raise SetupError(
+                    f"port {port} for {owners[name]} must be free; got: {error.strerror}. Nothing was started. "
+                    f"Stop what listens there, or set TRADEWIND_{name.upper()}_PORT to another port."
+                ) from error
+
+
+def _wait_until_ready(service: Service, home: Home) -> None:
+    process = next(item for item in processes.find(home.pids) if item.name == service.name)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while process.is_running and time.monotonic() < deadline:
+        if service.ready_url is None or _answers(service.ready_url):
+            return
+        time.sleep(0.1)
+    log = home.logs / f"{service.name}.log"
+    what = f"answer within {READY_TIMEOUT_S:.0f} s" if process.is_running else "keep running; it ended"
+    tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+    raise SetupError(f"{service.name} must {what}; got {' | '.join(tail)!r}. All was stopped again. See {log}.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - a loopback URL of our own
+            return bool(response.status == 200)  # noqa: PLR2004 - HTTP OK
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def ports_from_environment() -> Ports:
+    """Return the default ports, each replaced by its TRADEWIND_*_PORT when set.
+
+    Raises:
+        SetupError: One of them is not a port number.
+    """
+    chosen = {}
+    for name, default in asdict(Ports()).items():
+        variable = f"TRADEWIND_{name.upper()}_PORT"
+        text = os.environ.get(variable, str(default))
+        if not text.isdigit() or not 0 < int(text) < 65536:  # noqa: PLR2004 - ports are 16 bits
+            raise SetupError(f"{variable} must be 1 to 65535; got {text!r}. Nothing was started. Correct it.")
+        chosen[name] = int(text)
+    return Ports(**chosen)
+
+
+def free_ports() -> Ports:
+    """Return loopback ports that nobody uses at this moment."""
+    listeners = [socket.create_server((LOOPBACK, 0)) for _ in asdict(Ports())]
+    numbers = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return Ports(airflow=numbers[0], mlflow=numbers[1], model_server=numbers[2])
