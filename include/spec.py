@@ -198,6 +198,7 @@ class RolloutSpec(_Frozen):
     poll_interval_s: float = Field(default=5, gt=0)
     max_error_frac: Frac = 0.01
     max_latency_ratio: float = Field(default=2.0, gt=0, description="Canary p95 / champion p95.")
+    latency_floor_ms: float = Field(default=10, ge=0, description="Canary p95 up to here is never too slow.")
     max_mean_score_shift: Frac = Field(default=0.2, description="Absolute difference of mean scores.")
     on_inconclusive: Literal["roll_back", "hold"] = "roll_back"
 

@@ -1,0 +1,180 @@
+"""Whether a challenger may take more traffic: a pure function of what was counted and of the spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.spec import RolloutSpec
+
+Stage = Literal["shadow", "canary"]
+
+
+class Verdict(StrEnum):
+    """What to do next. Only `keep_waiting` is not final."""
+
+    KEEP_WAITING = "keep_waiting"
+    PASS = "pass"  # noqa: S105 - a verdict, no password
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What one version did in one role since the routes last changed.
+
+    Args:
+        requests: Requests that it scored or failed to score.
+        errors: Those that it failed to score; a caller's own mistakes are not counted.
+        latency_p95_ms: 95th percentile of its encoding and inference, in milliseconds; None without a sample.
+        score_sum: Sum of its scores.
+        score_count: Number of rows that it scored.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    latency_p95_ms: float | None = None
+    score_sum: float = 0.0
+    score_count: int = 0
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean of the scores, None without one."""
+        return self.score_sum / self.score_count if self.score_count else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutState:
+    """A model's routes, and what was counted under them.
+
+    Args:
+        champion: Version that answers, None before the first deployment.
+        canary: Version that answers `canary_share_pct` of the requests.
+        canary_share_pct: Per cent, in steps of 0.1.
+        shadow: Version that scores copies and answers nobody.
+        age_s: Seconds since the routes last changed.
+        counters: (version, role) -> counters; roles are champion, canary, shadow.
+        loaded: Versions that are loaded and can score.
+    """
+
+    champion: str | None = None
+    canary: str | None = None
+    canary_share_pct: float = 0.0
+    shadow: str | None = None
+    age_s: float = 0.0
+    counters: Mapping[tuple[str, str], Counters]
+    loaded: frozenset[str] = frozenset()
+
+    def of(self, version: str | None, role: str) -> Counters:
+        """Return the counters of a version in a role; zeros when it took no request."""
+        return self.counters.get((version or "", role), Counters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A verdict, why, and the values that it rests on (JSON-able)."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting longer cannot change it."""
+        return self.verdict is not Verdict.KEEP_WAITING
+
+
+def decide(
+    *, challenger: Counters, champion: Counters, rollout: RolloutSpec, min_requests: int, elapsed_s: float
+) -> Decision:
+    """Compare a challenger with the champion under the same routes.
+
+    It passes only when both took `min_requests` and every measure is within its limit (a value at the limit is). It
+    fails as soon as its errors exceed what is allowed for `min_requests`, or, once there is enough evidence, when a
+    measure is above its limit. Without enough evidence it waits, and after `step_timeout_s` is inconclusive.
+    """
+    needed = max(1, min_requests)
+    evidence = _evidence(challenger=challenger, champion=champion, needed=needed, elapsed_s=elapsed_s)
+    failed = _too_many_errors(challenger, rollout=rollout, needed=needed)
+    missing = _missing(challenger=challenger, champion=champion, needed=needed)
+    if not failed and not missing:
+        failed = _worse(challenger=challenger, champion=champion, rollout=rollout)
+    if failed:
+        return Decision(verdict=Verdict.FAIL, reasons=tuple(failed), evidence=evidence)
+    if not missing:
+        return Decision(verdict=Verdict.PASS, reasons=("every measure is within its limit",), evidence=evidence)
+    if elapsed_s < rollout.step_timeout_s:
+        return Decision(verdict=Verdict.KEEP_WAITING, reasons=tuple(missing), evidence=evidence)
+    late = f"after {elapsed_s:.0f} s of {rollout.step_timeout_s:.0f} s"
+    return Decision(verdict=Verdict.INCONCLUSIVE, reasons=tuple(f"{m} {late}" for m in missing), evidence=evidence)
+
+
+def decide_stage(
+    state: RolloutState, *, version: str, stage: Stage, share_pct: float, rollout: RolloutSpec
+) -> Decision:
+    """Return the decision on a version at its stage of a rollout, from the router's state alone.
+
+    A version that is the champion already has passed. One that is no longer routed as the stage expects fails: a
+    person or another run took it out, and its counters say nothing about this stage.
+    """
+    if state.champion == version:
+        return Decision(verdict=Verdict.PASS, reasons=(f"version {version} is the champion",), evidence={})
+    routed = state.shadow if stage == "shadow" else state.canary
+    if routed != version or (stage == "canary" and state.canary_share_pct < share_pct):
+        got = f"champion {state.champion}, canary {state.canary} at {state.canary_share_pct:g} %, shadow {state.shadow}"
+        wanted = f"version {version} must be the {stage}" + (f" at {share_pct:g} %" if stage == "canary" else "")
+        return Decision(verdict=Verdict.FAIL, reasons=(f"routes changed: {wanted}; got {got}",), evidence={})
+    return decide(
+        challenger=state.of(version, stage),
+        champion=state.of(state.champion, "champion"),
+        rollout=rollout,
+        min_requests=rollout.shadow_requests if stage == "shadow" else rollout.min_requests_per_step,
+        elapsed_s=state.age_s,
+    )
+
+
+def _too_many_errors(challenger: Counters, *, rollout: RolloutSpec, needed: int) -> list[str]:
+    requests = max(challenger.requests, needed)
+    if challenger.errors <= rollout.max_error_frac * requests:
+        return []
+    frac = challenger.errors / requests
+    return [f"error_frac {frac:.4g} > {rollout.max_error_frac:g} ({challenger.errors} of {requests} requests)"]
+
+
+def _missing(*, challenger: Counters, champion: Counters, needed: int) -> list[str]:
+    missing = []
+    for name, counters in (("challenger", challenger), ("champion", champion)):
+        if counters.requests < needed:
+            missing.append(f"{name} took {counters.requests} of {needed} requests")
+        elif counters.mean_score is None or counters.latency_p95_ms is None:
+            missing.append(f"{name} has no score")
+    return missing
+
+
+def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) -> list[str]:
+    """Return the measures of a challenger with enough evidence that are above their limits."""
+    worse = []
+    latency_ms, yardstick_ms = challenger.latency_p95_ms or 0.0, champion.latency_p95_ms or 0.0
+    limit_ms = max(rollout.latency_floor_ms, rollout.max_latency_ratio * yardstick_ms)
+    if latency_ms > limit_ms:
+        worse.append(f"latency p95 {latency_ms:.3g} ms > {limit_ms:.3g} ms (champion {yardstick_ms:.3g} ms)")
+    shift = abs((challenger.mean_score or 0.0) - (champion.mean_score or 0.0))
+    if shift > rollout.max_mean_score_shift:
+        worse.append(f"mean score shift {shift:.4g} > {rollout.max_mean_score_shift:g}")
+    return worse
+
+
+def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_s: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"min_requests": needed, "elapsed_s": round(elapsed_s, 3)}
+    for name, counters in (("challenger", challenger), ("champion", champion)):
+        found[name] = {
+            "requests": counters.requests,
+            "errors": counters.errors,
+            "latency_p95_ms": counters.latency_p95_ms,
+            "mean_score": counters.mean_score,
+        }
+    return found
