@@ -1,0 +1,210 @@
+"""Examples of a model, and its training set: the same features as serving, as of the moment they were available.
+
+A store feature's age is counted from `available_at` to the moment of serving. Under `clock: wall` that moment is the
+example's own time. Under `clock: replay` the server's clock stands at the newest materialization before it, so training
+counts to there too: else a value could be fresh enough to serve but missing in training.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from include.errors import NotFoundError, SpecError
+from include.features.definitions import load_definitions
+from include.lake.tables import current_version, read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import duckdb
+    import pyarrow as pa
+
+    from include.lake.storage import Storage
+    from include.spec import ModelSpec, StoreViewSpec
+
+_JOIN_SQL = """
+WITH moments AS (SELECT DISTINCT available_at FROM features),
+served AS (
+    SELECT e.position, e.entity, e.event_at, CASE WHEN $is_replay THEN m.available_at ELSE e.event_at END AS served_at
+    FROM examples AS e ASOF LEFT JOIN moments AS m ON e.event_at >= m.available_at
+)
+SELECT CASE WHEN s.served_at - f.available_at <= $ttl THEN f.position END AS found
+FROM served AS s ASOF LEFT JOIN features AS f ON s.entity = f.entity AND s.event_at >= f.available_at
+ORDER BY s.position
+"""
+
+
+def feature_table(view: str) -> str:
+    """Return the name of the Delta table that holds a view's features."""
+    return f"features_{view}"
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB connection whose times are UTC, wherever it runs."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def current_versions(*, spec: ModelSpec, storage: Storage) -> dict[str, int]:
+    """Return the newest version of each table that a training set reads; tables not written yet are absent."""
+    versions: dict[str, int] = {}
+    for table in (*spec.source.tables, *(feature_table(view) for view in spec.features.store)):
+        try:
+            uri = storage.table(spec.name, table)
+            versions[table] = current_version(uri=uri, storage_options=storage.options)
+        except NotFoundError:
+            continue
+    return versions
+
+
+def load_examples(
+    *, spec: ModelSpec, storage: Storage, partitions: tuple[str, ...], versions: Mapping[str, int] | None = None
+) -> pa.Table:
+    """Return the examples of some partitions, one row each, ordered by time.
+
+    Columns: example_id, event_at, known_at (null if its outcome never was), label (null likewise), partition, the
+    request features, and the entities. Numbers are float64, texts string, times UTC in microseconds.
+
+    Args:
+        spec: The model.
+        storage: Where its tables are.
+        partitions: Their keys. One that was never published has no rows.
+        versions: Table -> version to read; the newest where absent.
+
+    Raises:
+        NotFoundError: A table was never written.
+        SpecError: The model's SQL lacks a column that model.yaml declares.
+    """
+    pinned = versions or {}
+    definitions = load_definitions(spec)
+    with connect() as connection:
+        for table in spec.source.tables:
+            rows = read_table(
+                uri=storage.table(spec.name, table),
+                storage_options=storage.options,
+                version=pinned.get(table),
+                partitions=partitions,
+            )
+            connection.register(table, rows)
+        examples = connection.sql(definitions.examples_sql).to_arrow_table()
+    schema = example_schema(spec)
+    missing = [name for name in schema.names if name not in examples.column_names]
+    if missing:
+        raise SpecError(
+            f"EXAMPLES_SQL of model {spec.name!r} must return {', '.join(schema.names)}; got none of "
+            f"{', '.join(missing)}. Nothing was written. Add them to the query."
+        )
+    return examples.select(schema.names).cast(schema).sort_by([("event_at", "ascending"), ("example_id", "ascending")])
+
+
+def training_set(
+    *, spec: ModelSpec, storage: Storage, partitions: tuple[str, ...], versions: Mapping[str, int] | None = None
+) -> pa.Table:
+    """Return the examples that have a label, each with the store features that it would have been served.
+
+    To the columns of `load_examples` come the store's fields, float64, null where nothing was available or where it was
+    older than the view's `ttl_days`.
+
+    Args:
+        spec: The model.
+        storage: Where its tables are.
+        partitions: Their keys.
+        versions: Table -> version to read. If given, a feature table that it does not name has no rows.
+
+    Raises:
+        NotFoundError: A table, other than of features, was never written.
+        SpecError: As for `load_examples`.
+    """
+    import pyarrow.compute as pc
+
+    examples = load_examples(spec=spec, storage=storage, partitions=partitions, versions=versions)
+    examples = examples.filter(pc.is_valid(examples["label"]))
+    for view, view_spec in spec.features.store.items():
+        features = read_features(spec=spec, storage=storage, view=view, versions=versions)
+        found = _join(spec=spec, view_spec=view_spec, examples=examples, features=features)
+        for name in view_spec.fields:
+            examples = examples.append_column(name, features[name].take(found))
+    return examples
+
+
+def read_features(
+    *,
+    spec: ModelSpec,
+    storage: Storage,
+    view: str,
+    versions: Mapping[str, int] | None = None,
+    partitions: tuple[str, ...] | None = None,
+) -> pa.Table:
+    """Return a view's feature rows: entity, fields, available_at, published_at, partition; none if never written."""
+    table = feature_table(view)
+    if versions is None or table in versions:
+        try:
+            return read_table(
+                uri=storage.table(spec.name, table),
+                storage_options=storage.options,
+                version=None if versions is None else versions[table],
+                partitions=partitions,
+            ).select(feature_schema(spec.features.store[view]).names)
+        except NotFoundError:
+            if versions is not None:
+                raise
+    return feature_schema(spec.features.store[view]).empty_table()
+
+
+def example_schema(spec: ModelSpec) -> pa.Schema:
+    """Return the columns of a model's examples."""
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", tz="UTC")
+    columns = {"example_id": pa.string(), "event_at": moment, "known_at": moment, "label": pa.bool_()}
+    columns["partition"] = pa.string()
+    columns |= {f.name: pa.string() if f.kind == "categorical" else pa.float64() for f in spec.features.request}
+    for name in (*spec.features.entities, *spec.slices):
+        columns.setdefault(name, pa.string())
+    return pa.schema(list(columns.items()))
+
+
+def feature_schema(view_spec: StoreViewSpec) -> pa.Schema:
+    """Return the columns of a view's feature table."""
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", tz="UTC")
+    return pa.schema(
+        [
+            (view_spec.entity, pa.string()),
+            *((name, pa.float64()) for name in view_spec.fields),
+            ("available_at", moment),
+            ("published_at", moment),
+            ("partition", pa.string()),
+        ]
+    )
+
+
+def _join(*, spec: ModelSpec, view_spec: StoreViewSpec, examples: pa.Table, features: pa.Table) -> pa.ChunkedArray:
+    """Return, for each example, the position of its feature row, or null."""
+    import numpy as np
+    import pyarrow as pa
+
+    left = pa.table(
+        {
+            "position": np.arange(examples.num_rows),
+            "entity": examples[view_spec.entity],
+            "event_at": examples["event_at"],
+        }
+    )
+    right = pa.table(
+        {
+            "position": np.arange(features.num_rows),
+            "entity": features[view_spec.entity],
+            "available_at": features["available_at"],
+        }
+    )
+    params = {"is_replay": spec.source.clock == "replay", "ttl": timedelta(days=view_spec.ttl_days)}
+    with connect() as connection:
+        connection.register("examples", left)
+        connection.register("features", right)
+        return connection.sql(_JOIN_SQL, params=params).to_arrow_table()["found"]
