@@ -37,14 +37,21 @@ class TableSpec(_Frozen):
     null_values: tuple[str, ...] = Field(default=("",), strict=False, description="Texts that mean: no value.")
     primary_key: tuple[str, ...] = Field(min_length=1, strict=False, description="Columns that name a row.")
     columns: dict[str, ColumnType] = Field(min_length=1, description="Every column of the file, with its type.")
+    partition_columns: tuple[str, ...] = Field(
+        default=(), max_length=2, strict=False, description="Columns of a row's year and month; none: not checked."
+    )
 
     @model_validator(mode="after")
-    def _key_exists(self) -> TableSpec:
-        for name in self.primary_key:
-            if name not in self.columns:
-                raise ValueError(
-                    f"primary_key names {name!r}, which is no column; {_nearest(name, list(self.columns))}"
-                )
+    def _keys_exist(self) -> TableSpec:
+        for key, names in (("primary_key", self.primary_key), ("partition_columns", self.partition_columns)):
+            for name in names:
+                if name not in self.columns:
+                    raise ValueError(f"{key} names {name!r}, which is no column; {_nearest(name, list(self.columns))}")
+        if [self.columns[name] for name in self.partition_columns] not in ([], ["int64", "int64"]):
+            raise ValueError(
+                f"partition_columns must name the int64 columns of the year and of the month; got "
+                f"{list(self.partition_columns)}"
+            )
         return self
 
 
@@ -215,6 +222,7 @@ class DriftSpec(_Frozen):
 
     max_input_psi: float = Field(default=0.2, gt=0, description="Population stability index of a feature, nats.")
     max_prediction_psi: float = Field(default=0.2, gt=0)
+    max_missing_increase_frac: Frac = Field(default=0.1, description="Share of an input's values that went missing.")
     min_rows: int = Field(default=500, gt=0)
     min_label_coverage_frac: Frac = Field(default=0.8, description="Share of predictions whose label has arrived.")
 
