@@ -56,7 +56,8 @@ class RolloutState:
         canary: Version that answers `canary_share_pct` of the requests.
         canary_share_pct: Per cent, in steps of 0.1.
         shadow: Version that scores copies and answers nobody.
-        age_s: Seconds since the routes last changed.
+        revision: Number of the last change of the routes.
+        age_s: Seconds since then.
         counters: (version, role) -> counters; roles are champion, canary, shadow.
         loaded: Versions that are loaded and can score.
     """
@@ -65,6 +66,7 @@ class RolloutState:
     canary: str | None = None
     canary_share_pct: float = 0.0
     shadow: str | None = None
+    revision: int = 0
     age_s: float = 0.0
     counters: Mapping[tuple[str, str], Counters]
     loaded: frozenset[str] = frozenset()
@@ -95,7 +97,8 @@ def decide(
 
     It passes only when both took `min_requests` and every measure is within its limit (a value at the limit is). It
     fails as soon as its errors exceed what is allowed for `min_requests`, or, once there is enough evidence, when a
-    measure is above its limit. Without enough evidence it waits, and after `step_timeout_s` is inconclusive.
+    measure is above its limit. Without enough evidence it waits, and after `step_timeout_s` is inconclusive, unless the
+    spec says to hold the traffic where it is.
     """
     needed = max(1, min_requests)
     evidence = _evidence(challenger=challenger, champion=champion, needed=needed, elapsed_s=elapsed_s)
@@ -107,7 +110,7 @@ def decide(
         return Decision(verdict=Verdict.FAIL, reasons=tuple(failed), evidence=evidence)
     if not missing:
         return Decision(verdict=Verdict.PASS, reasons=("every measure is within its limit",), evidence=evidence)
-    if elapsed_s < rollout.step_timeout_s:
+    if elapsed_s < rollout.step_timeout_s or rollout.on_inconclusive == "hold":
         return Decision(verdict=Verdict.KEEP_WAITING, reasons=tuple(missing), evidence=evidence)
     late = f"after {elapsed_s:.0f} s of {rollout.step_timeout_s:.0f} s"
     return Decision(verdict=Verdict.INCONCLUSIVE, reasons=tuple(f"{m} {late}" for m in missing), evidence=evidence)

@@ -50,13 +50,24 @@ class ModelServerClient:
         canary: str | None = None,
         canary_share_pct: float = 0.0,
         shadow: str | None = None,
+        if_revision: int | None = None,
     ) -> dict[str, Any]:
-        """Replace all routes of a model in one step. Equal routes change nothing; other ones reset the counters."""
+        """Replace all routes of a model in one step. Equal routes change nothing; other ones reset the counters.
+
+        Args:
+            model: The model's name.
+            champion: Version that answers.
+            canary: Version that answers a share of the requests.
+            canary_share_pct: That share in per cent, a multiple of 0.1.
+            shadow: Version that scores copies of the requests.
+            if_revision: Refuse when the routes changed since the state with this `revision` was read.
+        """
         body = {
             "champion": champion,
             "canary": canary,
             "canary_share_pct": canary_share_pct,
             "shadow": shadow,
+            "if_revision": if_revision,
         }
         return self._call("PUT", _path("router", model, "routes"), body)
 

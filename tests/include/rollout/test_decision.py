@@ -76,6 +76,12 @@ def test_the_timeout_ends_the_wait_without_a_pass(elapsed_s: float, expected: st
     assert verdict(Counters(), Counters(), elapsed_s=elapsed_s).verdict == expected
 
 
+def test_a_spec_that_says_hold_waits_for_evidence() -> None:
+    hold = ROLLOUT.model_copy(update={"on_inconclusive": "hold"})
+    decision = decide(challenger=Counters(), champion=GOOD, rollout=hold, min_requests=100, elapsed_s=1e6)
+    assert decision.verdict is Verdict.KEEP_WAITING
+
+
 def test_evidence_that_is_there_counts_after_the_timeout_too() -> None:
     assert verdict(GOOD, elapsed_s=1e6).verdict is Verdict.PASS
     assert verdict(replace(GOOD, errors=100), elapsed_s=1e6).verdict is Verdict.FAIL

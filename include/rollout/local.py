@@ -1,0 +1,102 @@
+"""The deployment target of one machine: Tradewind's own model server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.rollout.decision import Counters, RolloutState
+from include.rollout.target import GoldenResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.rollout.target import Artifact
+    from include.serving.client import ModelServerClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTarget:
+    """Implements `DeploymentTarget` by the router's admin calls."""
+
+    client: ModelServerClient
+
+    def deploy(self, artifact: Artifact) -> None:
+        """Load a version; loading it twice is one load."""
+        self.client.load(model=artifact.model, version=artifact.version, uri=artifact.uri, digest=artifact.digest)
+
+    def check(self, *, model: str, version: str) -> GoldenResult:
+        """Score the golden rows of a loaded version."""
+        found = self.client.golden(model=model, version=version)
+        return GoldenResult(
+            num_rows=found["num_rows"], max_abs_diff=found["max_abs_diff"], tolerance=found["tolerance"]
+        )
+
+    def read(self, *, model: str) -> RolloutState:
+        """Return the router's state of a model."""
+        return read_state(self.client.get_routes(model=model))
+
+    def set_shadow(self, *, model: str, version: str | None) -> None:
+        """Mirror the champion's requests to a version."""
+        self._route(model, self.read(model=model), shadow=version)
+
+    def set_share(self, *, model: str, version: str, share_pct: float) -> None:
+        """Give a share of the requests to a version."""
+        now = self.read(model=model)
+        shadow = None if now.shadow == version else now.shadow
+        self._route(model, now, canary=version, canary_share_pct=share_pct, shadow=shadow)
+
+    def promote(self, *, model: str, version: str) -> None:
+        """Give all requests to a version."""
+        now = self.read(model=model)
+        self._route(model, now, champion=version, canary=None, canary_share_pct=0.0, shadow=None)
+
+    def withdraw(self, *, model: str, version: str) -> None:
+        """Take a version out of canary and shadow."""
+        now = self.read(model=model)
+        changes: dict[str, Any] = {}
+        if now.canary == version:
+            changes = {"canary": None, "canary_share_pct": 0.0}
+        if now.shadow == version:
+            changes["shadow"] = None
+        self._route(model, now, **changes)
+
+    def remove(self, *, model: str, version: str) -> None:
+        """Unload a version."""
+        self.client.unload(model=model, version=version)
+
+    def _route(self, model: str, now: RolloutState, **changes: Any) -> None:
+        """Replace the routes that were read as `now`, unless somebody else changed them meanwhile."""
+        routes: dict[str, Any] = {
+            "champion": now.champion,
+            "canary": now.canary,
+            "canary_share_pct": now.canary_share_pct,
+            "shadow": now.shadow,
+        }
+        self.client.set_routes(model=model, if_revision=now.revision, **{**routes, **changes})
+
+
+def read_state(answer: Mapping[str, Any]) -> RolloutState:
+    """Return the state that the JSON of `GET /v2/router/{model}` describes."""
+    routes = answer["routes"]
+    counters = {
+        (item["version"], item["role"]): Counters(
+            requests=item["requests"],
+            errors=item["errors"],
+            latency_p95_ms=item["latency_ms"]["p95"],
+            score_sum=item["score_sum"],
+            score_count=item["score_count"],
+        )
+        for item in answer["counters"]
+    }
+    loaded = frozenset(version for version, found in answer["versions"].items() if found["error"] is None)
+    return RolloutState(
+        champion=routes["champion"],
+        canary=routes["canary"],
+        canary_share_pct=routes["canary_share_pct"],
+        shadow=routes["shadow"],
+        revision=answer["revision"],
+        age_s=answer["age_s"],
+        counters=counters,
+        loaded=loaded,
+    )

@@ -1,0 +1,66 @@
+"""What every place that serves models can do for a rollout: one small protocol, every call idempotent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from include.rollout.decision import RolloutState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A registered version and the package that it consists of."""
+
+    model: str
+    version: str
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenResult:
+    """How a loaded version scores the rows that its training recorded."""
+
+    num_rows: int
+    max_abs_diff: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every score is within the tolerance; no rows are no evidence."""
+        return self.num_rows > 0 and self.max_abs_diff <= self.tolerance
+
+
+class DeploymentTarget(Protocol):
+    """A place that serves models. A call that is repeated, or that comes after a crash, changes nothing more."""
+
+    def deploy(self, artifact: Artifact) -> None:
+        """Make a version able to score, without any traffic.
+
+        Raises:
+            CorruptArtifactError: The package does not match its digest, or cannot be loaded.
+            ServiceError: The place does not answer.
+        """
+
+    def check(self, *, model: str, version: str) -> GoldenResult:
+        """Score the golden rows of a deployed version."""
+
+    def read(self, *, model: str) -> RolloutState:
+        """Return routes and counters; a model that was never deployed has none."""
+
+    def set_shadow(self, *, model: str, version: str | None) -> None:
+        """Send copies of all requests to a version that answers nobody; None ends that."""
+
+    def set_share(self, *, model: str, version: str, share_pct: float) -> None:
+        """Make a version the canary of a share of the requests, in per cent; it is no shadow any more."""
+
+    def promote(self, *, model: str, version: str) -> None:
+        """Give all requests to a version; there is no canary and no shadow after that."""
+
+    def withdraw(self, *, model: str, version: str) -> None:
+        """Take a version out of canary and shadow; the champion stays."""
+
+    def remove(self, *, model: str, version: str) -> None:
+        """Free what a version holds that takes no traffic."""
