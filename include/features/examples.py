@@ -80,17 +80,28 @@ def load_examples(
         SpecError: The model's SQL lacks a column that model.yaml declares.
     """
     pinned = versions or {}
-    definitions = load_definitions(spec)
+    tables = {
+        table: read_table(
+            uri=storage.table(spec.name, table),
+            storage_options=storage.options,
+            version=pinned.get(table),
+            partitions=partitions,
+        )
+        for table in spec.source.tables
+    }
+    return examples_of(spec=spec, tables=tables)
+
+
+def examples_of(*, spec: ModelSpec, tables: Mapping[str, pa.Table]) -> pa.Table:
+    """Return the examples that some rows of the model's tables hold, as `load_examples` does.
+
+    Raises:
+        SpecError: The model's SQL lacks a column that model.yaml declares.
+    """
     with connect() as connection:
-        for table in spec.source.tables:
-            rows = read_table(
-                uri=storage.table(spec.name, table),
-                storage_options=storage.options,
-                version=pinned.get(table),
-                partitions=partitions,
-            )
+        for table, rows in tables.items():
             connection.register(table, rows)
-        examples = connection.sql(definitions.examples_sql).to_arrow_table()
+        examples = connection.sql(load_definitions(spec).examples_sql).to_arrow_table()
     schema = example_schema(spec)
     missing = [name for name in schema.names if name not in examples.column_names]
     if missing:

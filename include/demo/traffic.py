@@ -1,0 +1,127 @@
+"""A month's flights as HTTP requests, as the callers of the model would send them while the month goes by."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ServiceError
+from include.features.examples import examples_of
+from include.serving.client import infer_body
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import aiohttp
+    import pyarrow as pa
+
+    from include.spec import ModelSpec
+
+ROWS_PER_REQUEST = 8
+CONCURRENCY = 4
+PACED_REQUESTS_PER_S = 60.0
+"""Pace while a deploy is under way, so that the month lasts until the canary has seen enough."""
+
+
+@dataclass(kw_only=True)
+class Traffic:
+    """Replays one partition's requests from a thread of its own.
+
+    Requests are paced until `hurry` is called: the month must last as long as the deploy that runs meanwhile.
+
+    Args:
+        spec: The model that is asked.
+        base_url: The model server.
+        tables: The partition's raw rows by table.
+        partition: Its key; it only names the requests.
+    """
+
+    spec: ModelSpec
+    base_url: str
+    tables: Mapping[str, pa.Table]
+    partition: str
+    num_answers: Counter[str] = field(default_factory=Counter)
+    """Answers by model version."""
+    num_errors: Counter[int] = field(default_factory=Counter)
+    """Answers that were no prediction, by HTTP status."""
+    latencies_ms: list[float] = field(default_factory=list)
+    _hurry: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin sending."""
+        self._thread = threading.Thread(target=self._run, name=f"traffic-{self.partition}", daemon=True)
+        self._thread.start()
+
+    def hurry(self) -> None:
+        """Stop pacing: nothing waits for this month's evidence any more."""
+        self._hurry.set()
+
+    def wait(self) -> None:
+        """Wait until every request has been answered.
+
+        Raises:
+            ServiceError: A request was refused, or the server did not answer.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        if self._failure:
+            raise ServiceError(
+                f"traffic of {self.partition} must be answered; got {self._failure!r}"
+            ) from self._failure
+        if self.num_errors:
+            raise ServiceError(f"each request of {self.partition} must get a prediction; got {dict(self.num_errors)}.")
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._send_all())
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to: `wait` raises it again
+            self._failure = error
+
+    async def _send_all(self) -> None:
+        import aiohttp
+
+        started = time.monotonic()
+        pending = asyncio.Queue[tuple[int, dict[str, Any]]]()
+        for item in enumerate(month_requests(self.spec, self.tables, partition=self.partition)):
+            pending.put_nowait(item)
+        async with aiohttp.ClientSession(self.base_url) as session:
+            await asyncio.gather(*(self._send(session, pending, started) for _ in range(CONCURRENCY)))
+
+    async def _send(
+        self, session: aiohttp.ClientSession, pending: asyncio.Queue[tuple[int, dict[str, Any]]], started: float
+    ) -> None:
+        while not pending.empty():
+            number, body = pending.get_nowait()
+            if not self._hurry.is_set():
+                await asyncio.sleep(max(0.0, started + number / PACED_REQUESTS_PER_S - time.monotonic()))
+            before = time.perf_counter()
+            async with session.post(f"/v2/models/{self.spec.name}/infer", json=body) as response:
+                answer = await response.json()
+            self.latencies_ms.append((time.perf_counter() - before) * 1e3)
+            if response.ok:
+                self.num_answers[answer["model_version"]] += 1
+            else:
+                self.num_errors[response.status] += 1
+
+
+def month_requests(spec: ModelSpec, tables: Mapping[str, pa.Table], *, partition: str) -> list[dict[str, Any]]:
+    """Return a partition's requests in the order of time, each of up to `ROWS_PER_REQUEST` examples.
+
+    They hold what a caller knows: the request features and the entities. The label is not among them.
+    """
+    examples = examples_of(spec=spec, tables=tables)
+    names = ("example_id", *dict.fromkeys((*(f.name for f in spec.features.request), *spec.features.entities)))
+    columns = examples.select(names).to_pydict()
+    requests = []
+    for number, first in enumerate(range(0, examples.num_rows, ROWS_PER_REQUEST)):
+        rows = {name: values[first : first + ROWS_PER_REQUEST] for name, values in columns.items()}
+        key = f"{partition}-{number:05d}"
+        requests.append(infer_body(columns=rows, request_id=key, sticky_key=key))
+    return requests
