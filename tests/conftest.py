@@ -1,10 +1,13 @@
-"""Fixtures shared by all tests: a lake on a temporary folder, real months of flights in it, and Airflow's connections."""
+"""Fixtures shared by all tests: a lake on a temporary folder, real months of flights, Airflow's connections."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +15,7 @@ import pytest
 from include.lake.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 # Airflow reads these when it is first imported: tests must never touch a developer's own Airflow.
 os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
@@ -48,6 +50,15 @@ def connections(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.sqlite")}
     monkeypatch.setenv("AIRFLOW_CONN_TRADEWIND_LAKE", json.dumps(lake))
     monkeypatch.setenv("AIRFLOW_CONN_TRADEWIND_LEDGER", json.dumps(ledger))
+
+
+@pytest.fixture
+def short_tmp_path() -> Iterator[Path]:
+    """Return a temporary folder whose path leaves room for a Unix socket, and which other users can enter."""
+    path = Path(tempfile.mkdtemp(prefix="tw-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

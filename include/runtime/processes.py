@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,17 +46,16 @@ def start(
     name: str, command: Sequence[str], *, env: Mapping[str, str], pids: Path, log: Path, niceness: int = 0
 ) -> ManagedProcess:
     """Start a command detached, with its output appended to `log`, and write its process file."""
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            [*(["nice", "-n", str(niceness)] if niceness else []), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            cwd=pids.parent,
-            start_new_session=True,
-        )
-    process = ManagedProcess(name=name, pid=child.pid, started_ticks=_started_ticks(child.pid) or 0)
+    # Not subprocess.Popen: it insists on being waited for, and these outlive us. coreutils' env changes the folder.
+    wrapped = ["env", f"--chdir={pids.parent}", *(["nice", "-n", str(niceness)] if niceness else []), *command]
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
+    process = ManagedProcess(name=name, pid=pid, started_ticks=_started_ticks(pid) or 0)
     write_private(pids / f"{name}.json", json.dumps({"pid": process.pid, "started_ticks": process.started_ticks}))
     return process
 

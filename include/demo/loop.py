@@ -1,0 +1,141 @@
+"""The loop that the demo runs: months land, Airflow does the rest, callers ask the model server meanwhile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from include import partitions
+from include.demo.flights import MODEL, land_month, month_tables
+from include.demo.traffic import Traffic
+from include.errors import ServiceError
+from include.runtime.airflow_api import AirflowApi
+from include.serving.client import ModelServerClient
+from include.spec import load_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from include.runtime.services import Deployment
+    from include.spec import ModelSpec
+
+MONTH_TIMEOUT_S = 240.0
+_POLL_S = 0.25
+_FAILED = ["failed"]
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """Drives the months of one model through a running deployment.
+
+    Args:
+        deployment: A deployment that `up` started, with an empty lake.
+        months: Partition keys, in order.
+        say: Told what is happening.
+    """
+
+    deployment: Deployment
+    months: tuple[str, ...]
+    say: Callable[[str], None]
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds of each month, landing to closed and answered."""
+
+    def run(self) -> None:
+        """Run the months; each lands when the one before is closed.
+
+        Raises:
+            ServiceError: A Dag run failed, a month was not closed in time, or a caller got no prediction.
+        """
+        for month in self.months:
+            started = time.monotonic()
+            self._run_month(month)
+            self.seconds[month] = time.monotonic() - started
+
+    def score(self, *, month: str, versions: tuple[str, ...]) -> None:
+        """Score one month with several versions through `score_*`, so that they can be compared on the same rows."""
+        for version in versions:
+            self.say(f"{month}: scoring with version {version}")
+            body = {"logical_date": None, "conf": {"partitions": [month], "version": version}}
+            run = self._api.post(f"dags/score_{MODEL}/dagRuns", body)
+            self._wait_for_run(f"score_{MODEL}", run["dag_run_id"])
+
+    @property
+    def _api(self) -> AirflowApi:
+        if not hasattr(self, "_client"):
+            secrets = self.deployment.secrets
+            self._client = AirflowApi(base_url=self.deployment.airflow_url, password=secrets.admin_password)
+        return self._client
+
+    @property
+    def _spec(self) -> ModelSpec:
+        return load_spec(MODEL)
+
+    def _run_month(self, month: str) -> None:
+        self.say(f"{month}: landing")
+        land_month(storage=self.deployment.home.storage, partition=month)
+        self._wait_for_event("features", month)
+        following = partitions.shift(month, 1)
+        has_following = following in self.months
+        # Callers of the next month ask while this month is decided on: that is the traffic that a canary sees.
+        if has_following and self._has_champion():
+            self._start_traffic(following)
+        self._wait_for_event("closed", month)
+        if not has_following or not self._has_champion():
+            return
+        if following not in self.traffic:
+            self._start_traffic(following)
+        traffic = self.traffic[following]
+        traffic.hurry()
+        self.say(f"{following}: callers ask the model server")
+        traffic.wait()
+
+    def _start_traffic(self, month: str) -> None:
+        traffic = Traffic(
+            spec=self._spec,
+            base_url=self.deployment.model_server_url,
+            tables=month_tables(month),
+            partition=month,
+        )
+        self.traffic[month] = traffic
+        traffic.start()
+
+    def _has_champion(self) -> bool:
+        server = ModelServerClient(
+            base_url=self.deployment.model_server_url, admin_token=self.deployment.secrets.model_server_token
+        )
+        return server.get_routes(model=MODEL)["routes"]["champion"] is not None
+
+    def _wait_for_event(self, asset: str, month: str) -> None:
+        deadline = time.monotonic() + MONTH_TIMEOUT_S
+        while month not in [event["partition_key"] for event in self._api.asset_events(f"{MODEL}.{asset}")]:
+            self._tell_progress(month)
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"{month} must reach {MODEL}.{asset} within {MONTH_TIMEOUT_S:.0f} s; got no such event. "
+                    f"Logs are in {self.deployment.home.logs / 'tasks'}."
+                )
+            time.sleep(_POLL_S)
+
+    def _tell_progress(self, month: str) -> None:
+        runs = self._runs(month, states=["running", *_FAILED])
+        failed = [run["dag_id"] for run in runs if run["state"] in _FAILED]
+        if failed:
+            raise ServiceError(
+                f"no Dag run of {month} may fail; got {', '.join(failed)}. "
+                f"Logs are in {self.deployment.home.logs / 'tasks'}."
+            )
+        working = [run["dag_id"].removesuffix(f"_{MODEL}") for run in runs if run["dag_id"] != f"ingest_{MODEL}"]
+        self.say(f"{month}: {', '.join(sorted(working)) or 'ingest'}")
+
+    def _runs(self, month: str, *, states: list[str]) -> list[dict[str, Any]]:
+        found = self._api.get("dags/~/dagRuns", state=states, limit=100)["dag_runs"]
+        return [run for run in found if run.get("partition_key") == month]
+
+    def _wait_for_run(self, dag_id: str, run_id: str) -> None:
+        deadline = time.monotonic() + MONTH_TIMEOUT_S
+        while (state := self._api.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]) != "success":
+            if state in _FAILED or time.monotonic() > deadline:
+                raise ServiceError(f"{dag_id} {run_id} must succeed; got {state}. See {self.deployment.home.logs}.")
+            time.sleep(_POLL_S)

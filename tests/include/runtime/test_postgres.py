@@ -1,0 +1,70 @@
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from include.runtime import processes, stack
+from include.runtime.processes import ManagedProcess
+from include.runtime.services import Deployment
+
+
+def start(deployment: Deployment) -> ManagedProcess:
+    home, server = deployment.home, deployment.postgres
+    server.create()
+    server.forget_stale_pid()
+    process = processes.start(
+        "postgres", server.command(), env={"PATH": os.environ["PATH"]}, pids=home.pids, log=home.logs / "postgres.log"
+    )
+    server.wait_until_ready(("airflow", "mlflow"))
+    return process
+
+
+@pytest.fixture
+def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
+    made = stack.open_deployment(short_tmp_path / "home", ports=stack.free_ports())
+    yield made
+    stack.down(made.home, say=lambda _: None)
+
+
+def connect(deployment: Deployment, password: str) -> psycopg2.extensions.connection:
+    host = str(deployment.home.postgres / "run")
+    return psycopg2.connect(host=host, user="tradewind", dbname="airflow", password=password)
+
+
+def test_it_asks_for_the_password_and_listens_on_no_port(deployment: Deployment) -> None:
+    start(deployment)
+    with connect(deployment, deployment.secrets.postgres_password) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW listen_addresses")
+        assert cursor.fetchone() == ("",)
+    connection.close()
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        connect(deployment, "wrong")
+
+
+def test_data_survive_a_kill_and_a_restart(deployment: Deployment) -> None:
+    process = start(deployment)
+    with connect(deployment, deployment.secrets.postgres_password) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    connection.close()
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    time.sleep(0.2)
+    processes.stop(process, pids=deployment.home.pids)
+
+    start(deployment)
+
+    with connect(deployment, deployment.secrets.postgres_password) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT answer FROM kept")
+        assert cursor.fetchone() == (42,)
+    connection.close()
+
+
+def test_a_stale_pid_file_that_names_a_living_stranger_does_not_stop_it(deployment: Deployment) -> None:
+    deployment.postgres.create()
+    stale = deployment.home.postgres / "data" / "postmaster.pid"
+    stale.write_text(f"{os.getpid()}\n{stale.parent}\n")
+    assert start(deployment).is_running

@@ -1,0 +1,82 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from include.runtime import processes
+
+SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+IGNORES_SIGTERM = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+)
+STARTS_A_CHILD = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, '-c', {IGNORES_SIGTERM!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+STUBBORN = (sys.executable, "-c", STARTS_A_CHILD)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., processes.ManagedProcess]:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    return lambda name, command: processes.start(name, command, env=os.environ, pids=pids, log=tmp_path / f"{name}.log")
+
+
+def wait_for_line(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().endswith("\n"):
+            return path.read_text().strip()
+        time.sleep(0.02)
+    raise TimeoutError(path)
+
+
+def test_a_started_process_is_found_and_stopped(start: Callable[..., processes.ManagedProcess], tmp_path: Path) -> None:
+    process = start("server", SLEEP)
+    assert processes.find(tmp_path / "pids") == [process]
+    assert process.is_running
+
+    processes.stop(process, pids=tmp_path / "pids")
+
+    assert not process.is_running
+    assert processes.find(tmp_path / "pids") == []
+
+
+def test_stop_ends_the_children_of_a_leader_that_died(
+    start: Callable[..., processes.ManagedProcess], tmp_path: Path
+) -> None:
+    process = start("server", STUBBORN)
+    child = int(wait_for_line(tmp_path / "server.log"))
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+    assert process.members() == [child]
+
+    processes.stop(process, pids=tmp_path / "pids")
+
+    assert process.members() == []
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+
+
+def test_a_reused_process_id_is_not_ours(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    stranger = subprocess.Popen(SLEEP, start_new_session=True)
+    (pids / "server.json").write_text(json.dumps({"pid": stranger.pid, "started_ticks": 1}))
+    (found,) = processes.find(pids)
+    assert not found.is_running
+
+    processes.stop(found, pids=pids)
+
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()

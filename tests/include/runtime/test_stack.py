@@ -1,0 +1,82 @@
+import json
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from include.errors import SetupError
+from include.runtime import stack
+from include.runtime.home import MAX_SOCKET_BYTES, Home
+from include.runtime.secrets import load_secrets
+
+
+def test_everything_below_home_is_private(tmp_path: Path) -> None:
+    deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
+    home = deployment.home
+    for folder in (home.data, home.secrets, home.logs, home.ledger.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for file in home.secrets.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_secrets_are_made_once_and_shown_never(tmp_path: Path) -> None:
+    first = load_secrets(tmp_path)
+    assert load_secrets(tmp_path) == first
+    assert first.admin_password not in repr(first)
+    assert json.loads((tmp_path / "airflow_passwords.json").read_text()) == {"admin": first.admin_password}
+
+
+def test_damaged_secrets_are_refused_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").write_text("{}")
+    with pytest.raises(SetupError, match="must hold the deployment's secrets"):
+        load_secrets(tmp_path)
+    assert (tmp_path / "secrets.json").read_text() == "{}"
+
+
+def test_no_command_line_holds_a_secret(tmp_path: Path) -> None:
+    deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
+    secret_values = json.loads((deployment.home.secrets / "secrets.json").read_text()).values()
+    words = [word for service in deployment.services() for word in service.command]
+    words += deployment.postgres.command()
+    assert not [word for word in words if any(value in word for value in secret_values)]
+
+
+def test_only_the_triggerer_and_the_api_server_have_the_repository_on_their_path(tmp_path: Path) -> None:
+    deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
+    with_path = {s.name for s in deployment.services() if "PYTHONPATH" in s.env and s.name != "model-server"}
+    assert with_path == {"triggerer", "api-server"}
+
+
+@pytest.mark.parametrize("num_bytes", [MAX_SOCKET_BYTES, MAX_SOCKET_BYTES + 1])
+def test_a_path_that_is_too_long_for_a_socket_is_refused(short_tmp_path: Path, num_bytes: int) -> None:
+    root = short_tmp_path / ("x" * (num_bytes - len(f"{short_tmp_path}//pg/run/.s.PGSQL.5432")))
+    if num_bytes <= MAX_SOCKET_BYTES:
+        Home(root=root).prepare()
+    else:
+        with pytest.raises(SetupError, match="socket path may have 107 bytes; got 108"):
+            Home(root=root).prepare()
+        assert not root.exists()
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.runtime.home.MIN_FREE_BYTES", 1 << 62)
+    with pytest.raises(SetupError, match="MiB free; got"):
+        Home(root=tmp_path / "home").prepare()
+
+
+def test_a_taken_port_names_itself_and_the_remedy(tmp_path: Path) -> None:
+    ports = stack.free_ports()
+    deployment = stack.open_deployment(tmp_path / "home", ports=ports)
+    with socket.create_server(("127.0.0.1", ports.mlflow)), pytest.raises(SetupError) as caught:
+        stack.up(deployment, say=lambda _: None)
+    assert f"port {ports.mlflow} for mlflow must be free" in str(caught.value)
+    assert "TRADEWIND_MLFLOW_PORT" in str(caught.value)
+    assert not list(deployment.home.pids.iterdir())
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "http"])
+def test_a_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEWIND_AIRFLOW_PORT", text)
+    with pytest.raises(SetupError, match="TRADEWIND_AIRFLOW_PORT must be 1 to 65535"):
+        stack.ports_from_environment()
