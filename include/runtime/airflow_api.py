@@ -71,7 +71,7 @@ class AirflowApi:
         found = [asset["id"] for asset in assets if asset["name"] == name]
         if not found:
             return []
-        return list(self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="id")["asset_events"])
+        return list(self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="timestamp")["asset_events"])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         for attempt in (1, 2):

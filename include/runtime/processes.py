@@ -69,10 +69,16 @@ def find(pids: Path) -> list[ManagedProcess]:
     return found
 
 
-def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 15.0, how: signal.Signals = signal.SIGTERM) -> None:
+def ask_to_stop(process: ManagedProcess, *, how: signal.Signals = signal.SIGTERM) -> None:
+    """Send the leader a signal and do not wait."""
+    if process.is_running:
+        _signal(process.pid, how)
+
+
+def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 8.0, how: signal.Signals = signal.SIGTERM) -> None:
     """Ask the leader to stop, then end what is left of its session, then remove its process file."""
     if process.is_running:
-        os.kill(process.pid, how)
+        ask_to_stop(process, how=how)
         _reap(process.pid)
         deadline = time.monotonic() + grace_s
         while process.is_running and time.monotonic() < deadline:
