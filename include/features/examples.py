@@ -12,41 +12,21 @@ from typing import TYPE_CHECKING
 
 from include.errors import NotFoundError, SpecError
 from include.features.definitions import load_definitions
+from include.features.joins import connect, positions_as_of
 from include.lake.tables import current_version, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import duckdb
     import pyarrow as pa
 
     from include.lake.storage import Storage
     from include.spec import ModelSpec, StoreViewSpec
 
-_JOIN_SQL = """
-WITH moments AS (SELECT DISTINCT available_at FROM features),
-served AS (
-    SELECT e.position, e.entity, e.event_at, CASE WHEN $is_replay THEN m.available_at ELSE e.event_at END AS served_at
-    FROM examples AS e ASOF LEFT JOIN moments AS m ON e.event_at >= m.available_at
-)
-SELECT CASE WHEN s.served_at - f.available_at <= $ttl THEN f.position END AS found
-FROM served AS s ASOF LEFT JOIN features AS f ON s.entity = f.entity AND s.event_at >= f.available_at
-ORDER BY s.position
-"""
-
 
 def feature_table(view: str) -> str:
     """Return the name of the Delta table that holds a view's features."""
     return f"features_{view}"
-
-
-def connect() -> duckdb.DuckDBPyConnection:
-    """Return a DuckDB connection whose times are UTC, wherever it runs."""
-    import duckdb
-
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
 
 
 def current_versions(*, spec: ModelSpec, storage: Storage) -> dict[str, int]:
@@ -136,7 +116,14 @@ def training_set(
     examples = examples.filter(pc.is_valid(examples["label"]))
     for view, view_spec in spec.features.store.items():
         features = read_features(spec=spec, storage=storage, view=view, versions=versions)
-        found = _join(spec=spec, view_spec=view_spec, examples=examples, features=features)
+        found = positions_as_of(
+            entity=examples[view_spec.entity],
+            event_at=examples["event_at"],
+            feature_entity=features[view_spec.entity],
+            available_at=features["available_at"],
+            ttl=timedelta(days=view_spec.ttl_days),
+            is_replay=spec.source.clock == "replay",
+        )
         for name in view_spec.fields:
             examples = examples.append_column(name, features[name].take(found))
     return examples
@@ -193,29 +180,3 @@ def feature_schema(view_spec: StoreViewSpec) -> pa.Schema:
             ("partition", pa.string()),
         ]
     )
-
-
-def _join(*, spec: ModelSpec, view_spec: StoreViewSpec, examples: pa.Table, features: pa.Table) -> pa.ChunkedArray:
-    """Return, for each example, the position of its feature row, or null."""
-    import numpy as np
-    import pyarrow as pa
-
-    left = pa.table(
-        {
-            "position": np.arange(examples.num_rows),
-            "entity": examples[view_spec.entity],
-            "event_at": examples["event_at"],
-        }
-    )
-    right = pa.table(
-        {
-            "position": np.arange(features.num_rows),
-            "entity": features[view_spec.entity],
-            "available_at": features["available_at"],
-        }
-    )
-    params = {"is_replay": spec.source.clock == "replay", "ttl": timedelta(days=view_spec.ttl_days)}
-    with connect() as connection:
-        connection.register("examples", left)
-        connection.register("features", right)
-        return connection.sql(_JOIN_SQL, params=params).to_arrow_table()["found"]
