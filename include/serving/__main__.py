@@ -1,0 +1,116 @@
+"""Starts the model server: `python -m include.serving --port P --state DIR --storage ROOT [--token-file F]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from include.errors import SetupError, TradewindError
+from include.lake.storage import Storage
+from include.serving.app import make_app
+from include.serving.engine import Engine
+from include.serving.features import FeatureLookup
+from include.serving.metrics import ServerMetrics
+from include.serving.prediction_log import PredictionLog, remove_stale_files
+from include.serving.router import Router
+
+EXIT_SETUP = 78
+DRAIN_S = 10.0
+"""Seconds that requests in flight may still take after SIGTERM."""
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT; then answer what is in flight, write the log, and return 0."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        app = _app(options)
+    except TradewindError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_SETUP
+    try:
+        web.run_app(
+            app,
+            host=options.host,
+            port=options.port,
+            shutdown_timeout=DRAIN_S,
+            access_log=None,
+            loop=uvloop.new_event_loop(),
+            print=_say,
+        )
+    except OSError as error:
+        sys.stderr.write(
+            f"model server needs the free port {options.port} on {options.host}; got: {error}. Nothing was served. "
+            "Stop what holds it, or name another port.\n"
+        )
+        return EXIT_SETUP
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.serving", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than loopback need a proxy's TLS")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--state", type=Path, required=True, help="folder of the routes, kept over restarts")
+    parser.add_argument("--storage", required=True, help="root of the lake: online store and prediction log")
+    parser.add_argument("--token-file", type=Path, help="file with the admin token; without it no admin call works")
+    parser.add_argument("--threads", type=int, default=2, help="threads that score")
+    parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
+    parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
+    parser.add_argument(
+        "--log-interval-s", type=float, default=5.0, help="most seconds a prediction waits for its file"
+    )
+    return parser
+
+
+def _app(options: argparse.Namespace) -> web.Application:
+    storage = Storage(root=options.storage)
+    if not storage.is_local:
+        raise SetupError(
+            f"model server writes its prediction log to a local folder; got --storage {options.storage}. Nothing was "
+            "served. Name a folder; shipping it to an object store is the platform's work."
+        )
+    router = Router(path=options.state / "router.json")
+    router.restore()
+    folders = [Path(storage.predictions(model)) for model in router.states]
+    remove_stale_files(folders, now_s=time.time())
+    log = PredictionLog(folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
+    engine = Engine(
+        router=router,
+        lookup=FeatureLookup(storage=storage),
+        log=log,
+        metrics=ServerMetrics(router=router, log=log),
+        max_rows=options.max_rows,
+        num_threads=options.threads,
+    )
+    return make_app(engine=engine, admin_token=_token(options.token_file), max_body_bytes=options.max_body_bytes)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        token, reason = "", str(error)
+    else:
+        reason = "an empty file"
+    if not token:
+        raise SetupError(
+            f"admin token must be in {path}; got {reason}. Nothing was served. Write a random token into it, mode 0600."
+        )
+    return token
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,155 @@
+"""The model server over HTTP: the Open Inference Protocol v2, health, metrics, and the errors of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from include import errors
+from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError, TradewindError
+from include.serving.admin import admin_guard, admin_routes
+from include.serving.engine import Engine
+from include.serving.protocol import metadata
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
+
+_LOG = logging.getLogger(__name__)
+
+ENGINE = web.AppKey("engine", Engine)
+STATUS_OF = {
+    BadInputError: 400,
+    NotFoundError: 404,
+    CorruptArtifactError: 422,
+    ServiceError: 503,
+    SetupError: 500,
+    TradewindError: 500,
+}
+HTTP_OK = 200
+HTTP_UNAVAILABLE = 503
+
+
+def make_app(*, engine: Engine, admin_token: str | None, max_body_bytes: int) -> web.Application:
+    """Return the application; without a token every admin call is refused."""
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors, admin_guard(admin_token)])
+    app[ENGINE] = engine
+    app.add_routes(
+        [
+            web.get("/v2", _server),
+            web.get("/v2/health/live", _live),
+            web.get("/v2/health/ready", _ready),
+            web.get("/v2/models/{model}", _model),
+            web.get("/v2/models/{model}/ready", _model_ready),
+            web.post("/v2/models/{model}/infer", _infer),
+            web.get("/metrics", _metrics),
+            *admin_routes(engine),
+        ]
+    )
+    app.on_startup.append(_start)
+    app.on_cleanup.append(_stop)
+    return app
+
+
+@web.middleware
+async def json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error as JSON: `error` for people, `kind` for the client, which raises the class of that name."""
+    try:
+        return await handler(request)
+    except TradewindError as error:
+        status = next(found for kind, found in STATUS_OF.items() if isinstance(error, kind))
+        return _error(status, str(error), kind=_public_kind(error))
+    except web.HTTPRequestEntityTooLarge as error:
+        limit = f"a request must have at most {request.client_max_size} bytes; got more"
+        return _error(error.status, f"{limit}. Nothing was scored. Send fewer rows at once.", kind="BadInputError")
+    except web.HTTPException as error:
+        what = f"{request.method} {request.path[:100]}: {error.reason}. Nothing was done. GET /v2 names what is served."
+        return _error(error.status, what, kind="NotFoundError")
+    except ConnectionResetError:
+        raise  # the caller hung up: there is nobody to answer
+    except Exception:  # noqa: BLE001 - never a stopped server: whatever it is, it is logged and answered
+        _LOG.exception("%s %s failed", request.method, request.path)
+        message = "The server could not do this and wrote why to its log. It goes on serving. Tell its owner the time."
+        return _error(500, message, kind="ServiceError")
+
+
+def _error(status: int, message: str, *, kind: str) -> web.Response:
+    return web.json_response({"error": message, "kind": kind}, status=status)
+
+
+def _public_kind(error: TradewindError) -> str:
+    return next(kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+
+
+async def _start(app: web.Application) -> None:
+    engine = app[ENGINE]
+    engine.log.start()
+    loop = asyncio.get_running_loop()
+    engine.restoring = loop.run_in_executor(engine.pool, engine.restore)  # health answers while versions load
+
+
+async def _stop(app: web.Application) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, app[ENGINE].close)
+
+
+async def _server(_request: web.Request) -> web.Response:
+    return web.json_response({"name": "tradewind", "version": "1", "extensions": ["router", "metrics"]})
+
+
+async def _live(_request: web.Request) -> web.Response:
+    return web.json_response({"live": True})
+
+
+async def _ready(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    reasons = await asyncio.get_running_loop().run_in_executor(engine.pool, engine.unready)
+    status = HTTP_UNAVAILABLE if reasons else HTTP_OK
+    body: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
+    if reasons:
+        body |= {"error": "; ".join(reasons), "kind": "ServiceError"}
+    return web.json_response(body, status=status)
+
+
+async def _model(request: web.Request) -> web.Response:
+    served = request.app[ENGINE].served(request.match_info["model"])
+    return web.json_response(metadata(served.reader, versions=sorted(served.versions)))
+
+
+async def _model_ready(request: web.Request) -> web.Response:
+    served = request.app[ENGINE].served(request.match_info["model"])
+    is_ready = served.routes.champion in served.versions
+    return web.json_response({"ready": is_ready}, status=HTTP_OK if is_ready else HTTP_UNAVAILABLE)
+
+
+async def _infer(request: web.Request) -> web.StreamResponse:
+    engine = request.app[ENGINE]
+    model = request.match_info["model"]
+    started = time.perf_counter()
+    response: web.StreamResponse | None = None
+    try:
+        response = await json_errors(request, _score)
+        return response
+    finally:
+        seconds = time.perf_counter() - started
+        known = model if model in engine.models else None
+        engine.metrics.answered(model=known, status=response.status if response else 0, seconds=seconds)
+
+
+async def _score(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    body = await request.read()
+    loop = asyncio.get_running_loop()
+    scored = await loop.run_in_executor(engine.pool, engine.score, request.match_info["model"], body)
+    engine.account(scored)
+    engine.mirror(scored, loop.call_soon_threadsafe)
+    if not scored.body:
+        raise ServiceError("The model could not score this request; nothing was answered. A retry may be.")
+    return web.Response(body=scored.body, content_type="application/json")
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    text = request.app[ENGINE].metrics.text()
+    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

@@ -1,0 +1,234 @@
+"""Holds what is served, and keeps account of what it does."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
+from include.serving.prediction_log import LogRecord
+from include.serving.protocol import RequestReader
+from include.serving.scoring import Scored, ServedModel, attempt, score_request
+from include.serving.versions import LoadedVersion, load_version
+from include.spec import load_spec
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from include.serving.features import FeatureLookup
+    from include.serving.metrics import ServerMetrics
+    from include.serving.prediction_log import PredictionLog
+    from include.serving.router import Router, Routes
+
+MAX_SHADOW_PENDING = 64
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """Holds the loaded versions. `score` and `load` run in worker threads, everything else in the event loop.
+
+    Args:
+        router: Routes and counters.
+        lookup: The online store.
+        log: Where predictions go.
+        metrics: What Prometheus reads.
+        max_rows: Most rows of a request.
+        num_threads: Threads that score; shadows have one of their own.
+    """
+
+    router: Router
+    lookup: FeatureLookup
+    log: PredictionLog
+    metrics: ServerMetrics
+    max_rows: int
+    num_threads: int
+    models: dict[str, ServedModel] = field(default_factory=dict)
+    restoring: asyncio.Future[None] | None = None
+    is_restored: bool = False
+    pool: ThreadPoolExecutor = field(init=False)
+    _shadow_pool: ThreadPoolExecutor = field(init=False)
+    _num_shadows: int = 0
+
+    def __post_init__(self) -> None:
+        """Start the worker threads."""
+        self.pool = ThreadPoolExecutor(self.num_threads, "score")
+        self._shadow_pool = ThreadPoolExecutor(1, "shadow")
+
+    def close(self) -> None:
+        """Finish what the workers have begun, then write the log."""
+        self.pool.shutdown()
+        self._shadow_pool.shutdown(cancel_futures=True)
+        self.log.close()
+
+    def restore(self) -> None:
+        """Load every version that the router remembers; one that cannot be loaded keeps no other from serving."""
+        for model, state in self.router.states.items():
+            for version, package in state.versions.items():
+                try:
+                    self.add(self.load(model=model, version=version, uri=package["uri"], digest=package["digest"]))
+                except TradewindError as error:
+                    self._note_failure(model, version, str(error))
+        self.is_restored = True
+
+    def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
+        """Return a verified version, ready to score; slow, so it runs in a worker."""
+        return load_version(spec=load_spec(model), version=version, uri=uri, digest=digest)
+
+    def add(self, loaded: LoadedVersion) -> None:
+        """Make a loaded version routable."""
+        served = self._renewed(loaded.model)
+        failures = {name: text for name, text in served.failures.items() if name != loaded.version}
+        versions = {**served.versions, loaded.version: loaded}
+        self.models[loaded.model] = replace(served, versions=versions, failures=failures)
+
+    def drop(self, model: str, version: str) -> None:
+        """Forget a version that no route names.
+
+        Raises:
+            BadInputError: A route names it.
+        """
+        state = self.router.state(model)
+        if role := state.routes.role_of(version):
+            raise BadInputError(
+                f"version {version} of model {model!r} must take no traffic to be unloaded; got {role}. It stays "
+                "loaded. Set other routes first."
+            )
+        if model in self.models:
+            served = self.models[model]
+            versions = {name: found for name, found in served.versions.items() if name != version}
+            failures = {name: text for name, text in served.failures.items() if name != version}
+            self.models[model] = replace(served, versions=versions, failures=failures)
+        if version in state.versions:
+            self.router.set_version(model, version, None)
+
+    def route(self, model: str, routes: Routes) -> None:
+        """Replace a model's routes; all versions that they name must be loaded.
+
+        Raises:
+            BadInputError: They contradict themselves, or name a version that is not loaded.
+        """
+        routes.require_possible()
+        loaded = self.models[model].versions if model in self.models else {}
+        for version in (routes.champion, routes.canary, routes.shadow):
+            if version is not None and version not in loaded:
+                raise BadInputError(
+                    f"routes of model {model!r} must name loaded versions ({', '.join(loaded) or 'none'}); got "
+                    f"{version}. The routes stay as they were. Load it first."
+                )
+        self.router.set_routes(model, routes)
+        if model in self.models:
+            self._follow_router(model)
+
+    def unready(self) -> list[str]:
+        """Return why the server cannot answer everything that it should; empty: it can."""
+        if not self.is_restored:
+            return ["versions are being restored"]
+        reasons = []
+        for model, state in self.router.states.items():
+            served = self.models.get(model)
+            loaded = served.versions if served else {}
+            reasons += [
+                f"version {version} of model {model!r} is routed and not loaded"
+                for version in (state.routes.champion, state.routes.canary)
+                if version is not None and version not in loaded
+            ]
+            if served is not None and served.spec.features.store and state.routes.champion is not None:
+                reasons.extend(self.lookup.unready(served.spec))
+        return reasons
+
+    def score(self, model: str, body: bytes) -> Scored:
+        """Answer one request; runs in a worker.
+
+        Raises:
+            NotFoundError: No such model.
+            BadInputError: The request is not what the model needs.
+            ServiceError: There is no champion yet, or the online store does not answer.
+        """
+        return score_request(self.served(model), self.lookup, body)
+
+    def served(self, model: str) -> ServedModel:
+        """Return what is served of a model.
+
+        Raises:
+            NotFoundError: Nothing of it was ever loaded.
+            ServiceError: It is being restored.
+        """
+        if model not in self.models:
+            if model in self.router.states:
+                raise ServiceError(f"model {model!r} must be loaded; it is not yet, or cannot be. Retry.")
+            known = ", ".join(sorted(self.models)) or "none"
+            raise NotFoundError(
+                f"model {model[:64]!r} must be one of those that are served ({known}). Deploy it first."
+            )
+        return self.models[model]
+
+    def account(self, scored: Scored) -> None:
+        """Count and log what was done for a request."""
+        served = scored.served
+        model = served.spec.name
+        now_us = time.time_ns() // 1000
+        is_current = served.revision == self.router.state(model).revision
+        for outcome in scored.outcomes:
+            is_ok = outcome.probabilities is not None
+            self.metrics.scored(
+                model=model, version=outcome.version, role=outcome.role, ok=is_ok, latency_ms=outcome.latency_ms
+            )
+            if is_current:  # work that began under earlier routes says nothing about the present ones
+                self.router.window(model, outcome.version, outcome.role).add(outcome.probabilities, outcome.latency_ms)
+            if outcome.probabilities is not None:
+                self.log.append(
+                    LogRecord(
+                        model=model,
+                        request_id=scored.request_id,
+                        example_ids=scored.example_ids,
+                        version=outcome.version,
+                        role=outcome.role,
+                        probabilities=outcome.probabilities,
+                        columns=scored.columns,
+                        strings=served.reader.strings,
+                        logged_at_us=now_us,
+                    )
+                )
+
+    def mirror(self, scored: Scored, call_in_loop: Callable[..., Any]) -> None:
+        """Have the shadow score a copy, later and on a thread of its own; too many waiting copies are dropped."""
+        version = scored.served.routes.shadow
+        if version is None:
+            return
+        if self._num_shadows >= MAX_SHADOW_PENDING:
+            self.metrics.shadow_dropped.inc()
+            return
+        self._num_shadows += 1
+
+        def work() -> None:
+            outcome = attempt(scored.served, version, "shadow", scored.columns)
+            call_in_loop(finish, replace(scored, outcomes=(outcome,)))
+
+        def finish(shadowed: Scored) -> None:
+            self._num_shadows -= 1
+            self.account(shadowed)
+
+        self._shadow_pool.submit(work)
+
+    def _renewed(self, model: str) -> ServedModel:
+        spec = load_spec(model)
+        reader = RequestReader.of(spec, max_rows=self.max_rows)
+        state = self.router.state(model)
+        old = self.models.get(model)
+        if old is not None:
+            return replace(old, spec=spec, reader=reader)
+        return ServedModel(spec=spec, reader=reader, routes=state.routes, revision=state.revision)
+
+    def _follow_router(self, model: str) -> None:
+        state = self.router.state(model)
+        self.models[model] = replace(self.models[model], routes=state.routes, revision=state.revision)
+
+    def _note_failure(self, model: str, version: str, text: str) -> None:
+        try:
+            served = self._renewed(model)
+        except TradewindError:
+            return  # its spec is gone or broken: `unready` names the version that is missing
+        self.models[model] = replace(served, failures={**served.failures, version: text})

@@ -1,0 +1,115 @@
+"""Answers one request from a snapshot of what is served; runs in worker threads and changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ServiceError
+from include.serving.protocol import answer
+from include.serving.router import Routes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from include.serving.features import FeatureLookup
+    from include.serving.protocol import RequestReader
+    from include.serving.versions import LoadedVersion
+    from include.spec import ModelSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """One model as worker threads see it: a snapshot that is replaced, never changed.
+
+    Args:
+        spec: The model's spec.
+        reader: Reads its requests.
+        versions: The versions that are loaded.
+        failures: Version that should be loaded -> why it could not be.
+        routes: Where requests go.
+        revision: Number of the last change of the routes.
+    """
+
+    spec: ModelSpec
+    reader: RequestReader
+    versions: Mapping[str, LoadedVersion] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    routes: Routes = field(default_factory=Routes)
+    revision: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one version made of one request; no probabilities: it failed."""
+
+    version: str
+    role: str
+    latency_ms: float
+    probabilities: Sequence[float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What was done for a request; an empty body: no version could score it."""
+
+    served: ServedModel
+    request_id: str
+    example_ids: Sequence[str] | None
+    columns: Mapping[str, Sequence[Any]]
+    outcomes: tuple[Outcome, ...]
+    body: bytes
+
+
+def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Scored:
+    """Score a request by the version that its key belongs to; a canary that fails is replaced by the champion.
+
+    Raises:
+        BadInputError: The request is not what the model needs.
+        ServiceError: There is no champion yet, or the online store does not answer.
+    """
+    model = served.spec.name
+    request = served.reader.read(body)
+    columns = {**request.columns, **lookup.read(served.spec, request.columns)}
+    request_id = request.request_id or uuid.uuid4().hex
+    version, role = served.routes.choose(request.sticky_key or request_id, model=model)
+    outcomes = [attempt(served, version, role, columns)]
+    if outcomes[0].probabilities is None and role == "canary":
+        outcomes.append(attempt(served, served.routes.champion, "champion", columns))
+    last = outcomes[-1]
+    text = b""
+    if last.probabilities is not None:
+        text = answer(model=model, version=last.version, request_id=request_id, probability_B=last.probabilities)
+    return Scored(
+        served=served,
+        request_id=request_id,
+        example_ids=request.example_ids,
+        columns=columns,
+        outcomes=tuple(outcomes),
+        body=text,
+    )
+
+
+def attempt(served: ServedModel, version: str | None, role: str, columns: Mapping[str, Sequence[Any]]) -> Outcome:
+    """Return what a version makes of some rows; failure, or a version that is not loaded, is an outcome too.
+
+    Raises:
+        ServiceError: No version has the role.
+    """
+    if version is None:
+        raise ServiceError(
+            f"model {served.spec.name!r} must have a {role}; got none. Nothing was scored. Deploy a version."
+        )
+    started = time.perf_counter()
+    probabilities: Sequence[float] | None = None
+    try:
+        probabilities = served.versions[version].score(columns).tolist()
+    except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
+        _LOG.exception("version %s of model %r could not score as %s", version, served.spec.name, role)
+    latency_ms = (time.perf_counter() - started) * 1e3
+    return Outcome(version=version, role=role, latency_ms=latency_ms, probabilities=probabilities)
