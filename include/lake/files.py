@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.errors import NotFoundError, SetupError
+from include.errors import NotFoundError, ServiceError, SetupError
 
 if TYPE_CHECKING:
     from include.lake.storage import Storage
@@ -16,18 +17,14 @@ _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 def file_exists(uri: str, *, storage: Storage) -> bool:
-    """Return whether a file of the storage is there."""
+    """Return whether a file of the storage is there.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
     if storage.is_local:
         return Path(uri).is_file()
-    from botocore.exceptions import ClientError
-
-    try:
-        _s3(storage).head_object(**_place(uri))
-    except ClientError as error:
-        if error.response["Error"]["Code"] in _MISSING:
-            return False
-        raise
-    return True
+    return _ask_s3("head_object", uri, storage=storage) is not None
 
 
 def read_bytes(uri: str, *, storage: Storage) -> bytes:
@@ -35,26 +32,25 @@ def read_bytes(uri: str, *, storage: Storage) -> bytes:
 
     Raises:
         NotFoundError: No such file.
+        ServiceError: The object store does not answer.
     """
     if storage.is_local:
-        try:
-            return Path(uri).read_bytes()
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise _not_found(uri) from error
-    from botocore.exceptions import ClientError
-
-    try:
-        return bytes(_s3(storage).get_object(**_place(uri))["Body"].read())
-    except ClientError as error:
-        if error.response["Error"]["Code"] in _MISSING:
-            raise _not_found(uri) from error
-        raise
+        path = Path(uri)
+        if path.is_file():
+            return path.read_bytes()
+    elif (answer := _ask_s3("get_object", uri, storage=storage)) is not None:
+        return bytes(answer["Body"].read())
+    raise NotFoundError(f"file {uri!r} must exist; got nothing there. Nothing was changed. Write it first.")
 
 
 def write_bytes(uri: str, content: bytes, *, storage: Storage) -> None:
-    """Write a file of the storage as a whole: readers see the old content or the new one, after a power cut too."""
+    """Write a file of the storage as a whole: readers see the old content or the new one, after a power cut too.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
     if not storage.is_local:
-        _s3(storage).put_object(**_place(uri), Body=content)
+        _ask_s3("put_object", uri, storage=storage, Body=content)
         return
     path = Path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,35 +68,51 @@ def write_bytes(uri: str, content: bytes, *, storage: Storage) -> None:
 
 
 def delete_file(uri: str, *, storage: Storage) -> None:
-    """Delete a file of the storage, if it is there."""
+    """Delete a file of the storage, if it is there.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
     if storage.is_local:
         Path(uri).unlink(missing_ok=True)
     else:
-        _s3(storage).delete_object(**_place(uri))
+        _ask_s3("delete_object", uri, storage=storage)
 
 
-def _s3(storage: Storage) -> Any:
+def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[str, Any] | None:
+    """Return S3's answer about an object, or None when there is no such object."""
     import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
-    return boto3.session.Session().client(
-        "s3",
-        aws_access_key_id=storage.options.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=storage.options.get("AWS_SECRET_ACCESS_KEY"),
-        region_name=storage.options.get("AWS_REGION"),
-        endpoint_url=storage.options.get("AWS_ENDPOINT_URL"),
-    )
-
-
-def _place(uri: str) -> dict[str, str]:
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
+    scheme, _, place = uri.partition("://")
+    bucket, _, key = place.partition("/")
     if scheme != "s3" or not key:
         raise SetupError(
             f"storage must be a folder or s3://bucket/prefix; got {uri!r}. Nothing was changed. Mend the root of the "
             "lake's connection."
         )
-    return {"Bucket": bucket, "Key": key}
+    options = storage.options
+    client = boto3.session.Session().client(
+        "s3",
+        aws_access_key_id=options.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=options.get("AWS_SECRET_ACCESS_KEY"),
+        region_name=options.get("AWS_REGION"),
+        endpoint_url=options.get("AWS_ENDPOINT_URL"),
+    )
+    try:
+        return dict(getattr(client, method)(Bucket=bucket, Key=key, **more))
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _MISSING:
+            return None
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _no_answer(method, uri, error) from error
+        raise SetupError(
+            f"object store must allow {method} of {uri!r}; got {error}. Nothing was changed. Mend the lake's "
+            "connection or the bucket's policy."
+        ) from error
+    except BotoCoreError as error:
+        raise _no_answer(method, uri, error) from error
 
 
-def _not_found(uri: str) -> NotFoundError:
-    return NotFoundError(f"file {uri!r} must exist; got nothing there. Nothing was changed. Write it first.")
+def _no_answer(method: str, uri: str, error: Exception) -> ServiceError:
+    return ServiceError(f"object store must answer {method} of {uri!r}; got {error}. Nothing was changed. Retry.")

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from include.errors import BadInputError, NotFoundError
 from include.lake.files import delete_file, file_exists, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from include.lake.storage import Storage
-
-
-@dataclass(frozen=True, kw_only=True)
-class LandingWait:
-    """How long to wait for a partition's marker.
-
-    Args:
-        deadline_at: When waiting ends; a partition that has landed by then or is seen first later is taken.
-    """
-
-    deadline_at: datetime
-
-    def decide(self, *, now: datetime, is_landed: bool) -> Literal["landed", "timed_out"] | None:
-        """Return how the wait ended, or None to keep waiting."""
-        if is_landed:
-            return "landed"
-        return "timed_out" if now >= self.deadline_at else None
 
 
 def marker_uri(*, storage: Storage, model: str, partition: str, marker: str) -> str:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.sdk import BaseHook
 
 from include.errors import SetupError
 from include.lake.storage import Storage
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
 
 
 class LakeHook(BaseHook):
@@ -27,7 +32,17 @@ class LakeHook(BaseHook):
         Raises:
             SetupError: The connection names neither a folder nor a bucket.
         """
-        connection = self.get_connection(self.lake_conn_id)
+        return self._storage(self.get_connection(self.lake_conn_id))
+
+    async def aget_conn(self) -> Storage:
+        """Return the storage that the connection names, from within an event loop, as triggers need it.
+
+        Raises:
+            SetupError: As for `get_conn`.
+        """
+        return self._storage(await self.aget_connection(self.lake_conn_id))
+
+    def _storage(self, connection: Connection) -> Storage:
         extra = connection.extra_dejson
         if path := extra.get("path"):
             return Storage(root=path)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include import partitions
+from include.spec import load_spec
+from operators.assets import dataset_asset
+from operators.hooks.lake import LakeHook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import Context
+
+
+class DataDocsLink(BaseOperatorLink):
+    """Opens the Data Docs of the expectations that the task ran, also when they failed."""
+
+    name = "Data Docs"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the URI that the task has set."""
+        return str(getattr(operator, "data_docs", ""))
+
+
+class ValidatePartitionOperator(BaseOperator):
+    """Checks a staged partition with the model's expectations, quarantines its bad rows and publishes the good ones.
+
+    A critical expectation that fails, fails the task: nothing is published and nothing downstream runs. Otherwise the
+    task publishes each table with one commit and emits the model's dataset asset with the versions. It is skipped, with
+    no event, if Airflow has already recorded an event for equal content. That record is made together with the task's
+    success, so a task killed after its commits still emits when it runs again. Data Docs are kept either way.
+
+    Args:
+        model: Folder of the model below `include/models`.
+        partition: Key of the partition.
+        lake_conn_id: Connection of the lake.
+    """
+
+    template_fields: Sequence[str] = ("partition",)
+    operator_extra_links = (DataDocsLink(),)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        partition: str = "{{ dag_run.partition_key }}",
+        lake_conn_id: str = LakeHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        # The asset is an inlet too: the operator reads which events it has already emitted.
+        super().__init__(inlets=[dataset_asset(model)], outlets=[dataset_asset(model)], **kwargs)
+        self.model = model
+        self.partition = partition
+        self.lake_conn_id = lake_conn_id
+        self.data_docs = ""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Check and publish the partition; return the event's extra.
+
+        Raises:
+            DataQualityError: A critical expectation failed.
+            AirflowSkipException: Equal content has been announced before.
+        """
+        from include.validation.announcement import announcement, is_announced
+        from include.validation.partition import check_partition, publish_partition
+
+        spec = load_spec(self.model)
+        partition = partitions.require(self.partition, source=spec.source, model=self.model)
+        storage = LakeHook(self.lake_conn_id).get_conn()
+        checked = check_partition(spec=spec, storage=storage, partition=partition)
+        self.data_docs = checked.data_docs
+        published = publish_partition(
+            spec=spec, storage=storage, checked=checked, run_id=str(context.get("run_id", ""))
+        )
+        extra = announcement(model=self.model, partition=partition, published=published, data_docs=checked.data_docs)
+        asset = dataset_asset(self.model)
+        earlier = [event.extra for event in context["inlet_events"][asset]] if "inlet_events" in context else []
+        if is_announced(extra, earlier=earlier):
+            raise AirflowSkipException(
+                f"partition {partition!r} of {self.model!r} holds equal content since versions "
+                f"{ {table: held['version'] for table, held in extra['tables'].items()} }: no new version, no event."
+            )
+        if "outlet_events" in context:
+            context["outlet_events"][asset].extra = extra
+        self.log.info("Published %s: %s", partition, extra)
+        return extra
