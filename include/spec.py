@@ -161,6 +161,12 @@ class TrainingSpec(_Frozen):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0, ge=0)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0, description="Chance that an input of a row is hidden in training, as if it were missing."
+    )
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0, description="Each step keeps this share of the averaged weights, which are served; 0: no averaging."
+    )
     hidden: tuple[int, ...] = Field(min_length=1, strict=False, description="Width of each hidden layer.")
     timeout_s: int = Field(default=3600, gt=0)
 
