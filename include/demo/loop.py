@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from include import partitions
-from include.demo.flights import MODEL, land_month, month_tables
+from include.demo.flights import MODEL, land_month
 from include.demo.traffic import Traffic
 from include.errors import ServiceError
 from include.runtime.airflow_api import AirflowApi
@@ -95,7 +95,6 @@ class Loop:
         traffic = Traffic(
             spec=self._spec,
             base_url=self.deployment.model_server_url,
-            tables=month_tables(month),
             partition=month,
         )
         self.traffic[month] = traffic

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from include.demo.flights import month_files
 from include.errors import ServiceError
 from include.features.examples import examples_of
+from include.lake.csv_reader import read_csv
 from include.serving.client import infer_body
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import aiohttp
     import pyarrow as pa
 
@@ -36,13 +36,11 @@ class Traffic:
     Args:
         spec: The model that is asked.
         base_url: The model server.
-        tables: The partition's raw rows by table.
-        partition: Its key; it only names the requests.
+        partition: A month of 2013.
     """
 
     spec: ModelSpec
     base_url: str
-    tables: Mapping[str, pa.Table]
     partition: str
     num_answers: Counter[str] = field(default_factory=Counter)
     """Answers by model version."""
@@ -89,7 +87,7 @@ class Traffic:
 
         started = time.monotonic()
         pending = asyncio.Queue[tuple[int, dict[str, Any]]]()
-        for item in enumerate(month_requests(self.spec, self.tables, partition=self.partition)):
+        for item in enumerate(month_requests(self.spec, partition=self.partition)):
             pending.put_nowait(item)
         async with aiohttp.ClientSession(self.base_url) as session:
             await asyncio.gather(*(self._send(session, pending, started) for _ in range(CONCURRENCY)))
@@ -111,12 +109,12 @@ class Traffic:
                 self.num_errors[response.status] += 1
 
 
-def month_requests(spec: ModelSpec, tables: Mapping[str, pa.Table], *, partition: str) -> list[dict[str, Any]]:
-    """Return a partition's requests in the order of time, each of up to `ROWS_PER_REQUEST` examples.
+def month_requests(spec: ModelSpec, *, partition: str) -> list[dict[str, Any]]:
+    """Return a month's requests in the order of time, each of up to `ROWS_PER_REQUEST` examples.
 
     They hold what a caller knows: the request features and the entities. The label is not among them.
     """
-    examples = examples_of(spec=spec, tables=tables)
+    examples = examples_of(spec=spec, tables=_month_tables(spec, partition=partition))
     names = ("example_id", *dict.fromkeys((*(f.name for f in spec.features.request), *spec.features.entities)))
     columns = examples.select(names).to_pydict()
     requests = []
@@ -125,3 +123,15 @@ def month_requests(spec: ModelSpec, tables: Mapping[str, pa.Table], *, partition
         key = f"{partition}-{number:05d}"
         requests.append(infer_body(columns=rows, request_id=key, sticky_key=key))
     return requests
+
+
+def _month_tables(spec: ModelSpec, *, partition: str) -> dict[str, pa.Table]:
+    """Return a month's typed rows before it has landed: callers know their flights earlier than the lake does."""
+    import pyarrow as pa
+
+    files = month_files(partition)
+    tables = {}
+    for name, table in spec.source.tables.items():
+        rows = read_csv(files[table.file], file=table.file, table=table)
+        tables[name] = rows.append_column("partition", pa.array([partition] * rows.num_rows, pa.string()))
+    return tables
