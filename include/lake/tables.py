@@ -133,6 +133,15 @@ def current_version(*, uri: str, storage_options: Mapping[str, str]) -> int:
     return int(_open(uri=uri, storage_options=storage_options).version())
 
 
+def published_partitions(*, uri: str, storage_options: Mapping[str, str]) -> frozenset[str]:
+    """Return the keys of the partitions that hold rows; none if there is no table."""
+    try:
+        table = _open(uri=uri, storage_options=storage_options)
+    except NotFoundError:
+        return frozenset()
+    return frozenset(found[PARTITION_COLUMN] for found in table.partitions())
+
+
 def table_exists(*, uri: str, storage_options: Mapping[str, str]) -> bool:
     """Return whether a Delta table is there."""
     from deltalake import DeltaTable

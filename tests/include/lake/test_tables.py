@@ -14,6 +14,7 @@ from include.lake.tables import (
     content_hash,
     current_version,
     partition_commit,
+    published_partitions,
     read_table,
     table_exists,
     write_partition,
@@ -202,3 +203,12 @@ def test_writers_at_the_same_time_all_succeed(uri: str, shared: bool) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert current_version(uri=uri, storage_options={}) == 11
     assert get(uri).num_rows == (1 if shared else 3)
+
+
+def test_partitions_that_hold_rows_are_listed(uri: str) -> None:
+    assert published_partitions(uri=uri, storage_options={}) == frozenset()
+    for key in ("2013-01", "2013-02"):
+        write_partition(uri=uri, table=rows(1), partition=key, storage_options={})
+    assert published_partitions(uri=uri, storage_options={}) == {"2013-01", "2013-02"}
+    write_partition(uri=uri, table=rows().slice(0, 0), partition="2013-01", storage_options={})
+    assert published_partitions(uri=uri, storage_options={}) == {"2013-02"}
