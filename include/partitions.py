@@ -36,6 +36,16 @@ def window(key: str, num_partitions: int) -> tuple[str, ...]:
     return tuple(shift(key, offset) for offset in range(1 - num_partitions, 1))
 
 
+def between(first: str, last: str) -> tuple[str, ...]:
+    """Return the keys from `first` to `last`, both included; none if `last` is before `first`.
+
+    >>> between("2013-12", "2014-02")
+    ('2013-12', '2014-01', '2014-02')
+    """
+    (first_year, first_month), (last_year, last_month) = _parse(first), _parse(last)
+    return window(last, (last_year - first_year) * _MONTHS + last_month - first_month + 1)
+
+
 def start_of(key: str, *, timezone: str) -> datetime:
     """Return the first instant of a partition, in UTC.
 
