@@ -33,11 +33,13 @@ class Loop:
         deployment: A deployment that `up` started, with an empty lake.
         months: Partition keys, in order.
         say: Told what is happening.
+        max_flights: Land and ask for only so many flights a month; None for all.
     """
 
     deployment: Deployment
     months: tuple[str, ...]
     say: Callable[[str], None]
+    max_flights: int | None = None
     traffic: dict[str, Traffic] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds of each month, landing to closed and answered."""
@@ -74,7 +76,7 @@ class Loop:
 
     def _run_month(self, month: str) -> None:
         self.say(f"{month}: landing")
-        land_month(storage=self.deployment.home.storage, partition=month)
+        land_month(storage=self.deployment.home.storage, partition=month, max_flights=self.max_flights)
         self._wait_for_event("features", month)
         following = partitions.shift(month, 1)
         has_following = following in self.months
@@ -96,6 +98,7 @@ class Loop:
             spec=self._spec,
             base_url=self.deployment.model_server_url,
             partition=month,
+            max_flights=self.max_flights,
         )
         self.traffic[month] = traffic
         traffic.start()

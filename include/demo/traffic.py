@@ -37,11 +37,13 @@ class Traffic:
         spec: The model that is asked.
         base_url: The model server.
         partition: A month of 2013.
+        max_flights: Ask for only so many of its flights; None for all.
     """
 
     spec: ModelSpec
     base_url: str
     partition: str
+    max_flights: int | None = None
     num_answers: Counter[str] = field(default_factory=Counter)
     """Answers by model version."""
     num_errors: Counter[int] = field(default_factory=Counter)
@@ -87,7 +89,7 @@ class Traffic:
 
         started = time.monotonic()
         pending = asyncio.Queue[tuple[int, dict[str, Any]]]()
-        for item in enumerate(month_requests(self.spec, partition=self.partition)):
+        for item in enumerate(month_requests(self.spec, partition=self.partition, max_flights=self.max_flights)):
             pending.put_nowait(item)
         async with aiohttp.ClientSession(self.base_url) as session:
             await asyncio.gather(*(self._send(session, pending, started) for _ in range(CONCURRENCY)))
@@ -109,12 +111,12 @@ class Traffic:
                 self.num_errors[response.status] += 1
 
 
-def month_requests(spec: ModelSpec, *, partition: str) -> list[dict[str, Any]]:
+def month_requests(spec: ModelSpec, *, partition: str, max_flights: int | None = None) -> list[dict[str, Any]]:
     """Return a month's requests in the order of time, each of up to `ROWS_PER_REQUEST` examples.
 
     They hold what a caller knows: the request features and the entities. The label is not among them.
     """
-    examples = examples_of(spec=spec, tables=_month_tables(spec, partition=partition))
+    examples = examples_of(spec=spec, tables=_month_tables(spec, partition=partition, max_flights=max_flights))
     names = ("example_id", *dict.fromkeys((*(f.name for f in spec.features.request), *spec.features.entities)))
     columns = examples.select(names).to_pydict()
     requests = []
@@ -125,11 +127,11 @@ def month_requests(spec: ModelSpec, *, partition: str) -> list[dict[str, Any]]:
     return requests
 
 
-def _month_tables(spec: ModelSpec, *, partition: str) -> dict[str, pa.Table]:
+def _month_tables(spec: ModelSpec, *, partition: str, max_flights: int | None) -> dict[str, pa.Table]:
     """Return a month's typed rows before it has landed: callers know their flights earlier than the lake does."""
     import pyarrow as pa
 
-    files = month_files(partition)
+    files = month_files(partition, max_flights=max_flights)
     tables = {}
     for name, table in spec.source.tables.items():
         rows = read_csv(files[table.file], file=table.file, table=table)
