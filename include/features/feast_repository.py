@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import os
 import shutil
 import sqlite3
@@ -62,6 +63,21 @@ def ensure_applied(*, spec: ModelSpec, storage: Storage) -> bool:
     return True
 
 
+def load_feast() -> None:
+    """Import Feast without its side effect on every other user of prometheus_client.
+
+    On import, Feast sends this process's metrics, and by two environment variables those of all its children, to files
+    in a temporary folder. What was imported before keeps its metrics in memory; the variables are taken back.
+    """
+    names = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    importlib.import_module("prometheus_client")
+    importlib.import_module("feast")
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+
+
 def connect_for_writing(path: Path) -> sqlite3.Connection:
     """Return a connection to the online store in which the caller starts and ends transactions."""
     return sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
@@ -72,6 +88,7 @@ def _registry(storage: Storage) -> Path:
 
 
 def _open(*, spec: ModelSpec, storage: Storage, registry: Path) -> feast.FeatureStore:
+    load_feast()
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 

@@ -6,6 +6,7 @@ file is in WAL mode), and the next read after a materialization sees it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -178,6 +179,21 @@ def read_view(
                 moments[stored] = from_stored_time(stored)
             found.setdefault(names[key], {})[name] = (decode_value(message), moments[stored])
     return found
+
+
+def content_hash(store: OnlineStore, spec: ModelSpec) -> str:
+    """Return the SHA-256 of all that the store holds of a model, with its times, in any order of writing."""
+    digest = hashlib.sha256()
+    with store.snapshot() as connection:
+        for view in sorted(spec.features.store):
+            query = (
+                "SELECT entity_key, feature_name, value, event_ts "  # noqa: S608 - see read_view
+                f"FROM {table_name(project=spec.name, view=view)} ORDER BY entity_key, feature_name"
+            )
+            digest.update(f"{view}\n".encode())
+            for key, name, message, stored in connection.execute(query):
+                digest.update(repr((key, name, message, from_stored_time(stored).isoformat())).encode())
+    return digest.hexdigest()
 
 
 def _fresh(values: Mapping[str, StoredValue], *, as_of: datetime, view_spec: StoreViewSpec) -> dict[str, float | None]:

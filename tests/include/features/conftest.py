@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow import csv
 
+from include.features.feast_repository import load_feast
 from include.lake.tables import write_partition
 from include.spec import ModelSpec, load_spec
 
@@ -40,6 +41,12 @@ def year(spec: ModelSpec) -> dict[str, pa.Table]:
 @pytest.fixture(scope="session")
 def spec() -> ModelSpec:
     return load_spec("flight_delays")
+
+
+@pytest.fixture(scope="session")
+def feast() -> None:
+    """Load Feast the way the product does, for tests that compare with it."""
+    load_feast()
 
 
 @pytest.fixture
