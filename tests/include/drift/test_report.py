@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.drift.report import write_report
+from include.errors import InconclusiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from include.lake.storage import Storage
+    from include.spec import ModelSpec
+
+MONTH = "2013-06"
+
+
+def test_a_month_is_reported_against_the_training_window(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
+) -> None:
+    for partition in ("2013-02", "2013-03", MONTH):
+        publish(partition, num_flights=300)
+    served(MONTH)
+    found = write_report(spec=spec, storage=storage, partition=MONTH, window_start="2013-02", window_end="2013-03")
+    report = Path(storage.report(spec.name, MONTH)) / "drift.html"
+    assert found["uri"] == str(report)
+    assert 560 < found["num_reference_rows"] < 600
+    assert 0 < found["drifted_frac"] <= 1
+    assert found["left_out"] == list(spec.features.store_fields)
+    html = report.read_text()
+    assert html.lstrip().startswith("<!DOCTYPE html>")
+    assert "dep_minute_of_day" in html
+    assert [path.name for path in report.parent.iterdir()] == ["drift.html"]
+
+
+def test_nothing_served_is_inconclusive(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
+) -> None:
+    publish(MONTH, num_flights=50)
+    served(MONTH, role="shadow")
+    with pytest.raises(InconclusiveError, match="got 0 and"):
+        write_report(spec=spec, storage=storage, partition=MONTH, window_start=MONTH, window_end=MONTH)
+    assert not Path(storage.report(spec.name, MONTH)).exists()
