@@ -18,6 +18,7 @@ import pytest
 
 from include.lake.storage import Storage
 from tests.fakes import FakeSlack
+from tests.running import RunningModelServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +72,24 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def _shared_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningModelServer]:
+    folder = tmp_path_factory.mktemp("model_server")
+    server = RunningModelServer(folder=folder, storage=Storage(root=str(folder / "data")))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def model_server(_shared_model_server: RunningModelServer) -> RunningModelServer:
+    """Run the model server with an online store that knows some entities; nothing is deployed yet.
+
+    All tests of this process share it; each gets it empty, and a new one after a test that ended it.
+    """
+    _shared_model_server.reset()
+    return _shared_model_server
 
 
 @pytest.fixture

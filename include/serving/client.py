@@ -75,6 +75,10 @@ class ModelServerClient:
         """Return routes, loaded versions, and the counters since the routes last changed."""
         return self._call("GET", _path("router", model))
 
+    def get_all_routes(self) -> dict[str, Any]:
+        """Return `{"models": {model: state}, "log": counters of the prediction log}`."""
+        return self._call("GET", _path("router"))
+
     def golden(self, *, model: str, version: str) -> dict[str, Any]:
         """Run the golden rows of a loaded version's package: `{"passed", "num_rows", "max_abs_diff", "tolerance"}`."""
         return self._call("POST", _path("router", model, "versions", version, "golden"))

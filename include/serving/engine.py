@@ -96,13 +96,13 @@ class Engine:
                 f"version {version} of model {model!r} must take no traffic to be unloaded; got {role}. It stays "
                 "loaded. Set other routes first."
             )
+        if version in state.versions:
+            self.router.set_version(model, version, None)
         if model in self.models:
             served = self.models[model]
             versions = {name: found for name, found in served.versions.items() if name != version}
             failures = {name: text for name, text in served.failures.items() if name != version}
             self.models[model] = replace(served, versions=versions, failures=failures)
-        if version in state.versions:
-            self.router.set_version(model, version, None)
 
     def route(self, model: str, routes: Routes) -> None:
         """Replace a model's routes; all versions that they name must be loaded.

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -160,7 +161,8 @@ class PredictionLog:
         except Exception:  # noqa: BLE001 - whatever fails here, the server goes on: rows are dropped, counted and named
             _LOG.exception("predictions of %r could not be logged; %d rows were dropped", model, num_rows)
             self.num_dropped += num_rows
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         else:
             self.num_written += num_rows
             self.num_files += 1

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from include.errors import BadInputError, SetupError
+from include.errors import BadInputError, ServiceError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -197,11 +197,17 @@ class Router:
     def _save(self, model: str, state: ModelState) -> None:
         states = {**self.states, model: state}
         document = {"schema_version": 1, "models": {name: asdict(found) for name, found in states.items()}}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(document, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            raise ServiceError(
+                f"router state {self.path} must be written before a change takes effect; got: {error}. Routes and "
+                "versions stay as they were. Make room on the disk, then retry."
+            ) from error
         self.states = states

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from include.serving.prediction_log import LogRecord, PredictionLog, remove_stale_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def record(number: int = 0, *, num_rows: int = 2, model: str = "m", **fields: object) -> LogRecord:
+    values: dict[str, object] = {
+        "model": model,
+        "request_id": f"r{number}",
+        "example_ids": [f"e{number}-{row}" for row in range(num_rows)],
+        "version": "1",
+        "role": "champion",
+        "probabilities": [0.5] * num_rows,
+        "columns": {"carrier": ["AA"] * num_rows, "temp": [1.5] + [None] * (num_rows - 1)},
+        "strings": frozenset({"carrier"}),
+        "logged_at_us": 1_000_000,
+    }
+    return LogRecord(**{**values, **fields})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., PredictionLog]]:
+    made: list[PredictionLog] = []
+
+    def start(**settings: object) -> PredictionLog:
+        log = PredictionLog(folder_of=lambda model: str(tmp_path / model), **{"flush_interval_s": 60.0, **settings})  # type: ignore[arg-type]
+        log.start()
+        made.append(log)
+        return log
+
+    yield start
+    for log in made:
+        log.close(timeout_s=5)
+
+
+def read(folder: Path) -> pa.Table:
+    return pq.read_table(folder).sort_by("example_id")
+
+
+def test_records_become_typed_rows(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+    log = make()
+    log.append(record(1))
+    log.append(record(2, version="2", role="shadow"))
+    assert log.flush(timeout_s=10)
+    table = read(tmp_path / "m")
+    assert table["request_id"].to_pylist() == ["r1", "r1", "r2", "r2"]
+    assert table["example_id"].to_pylist() == ["e1-0", "e1-1", "e2-0", "e2-1"]
+    assert table["role"].to_pylist() == ["champion", "champion", "shadow", "shadow"]
+    assert table["temp"].to_pylist() == [1.5, None, 1.5, None]
+    assert str(table.schema.field("logged_at").type) == "timestamp[us, tz=UTC]"
+    assert table.schema.field("probability").type == pa.float32()
+    assert table.schema.field("carrier").type == pa.string()
+    assert log.counters() == {"written_rows": 4, "dropped_rows": 0, "pending_rows": 0, "files": 1}
+
+
+def test_each_model_has_its_folder_and_versions_may_have_other_inputs(
+    tmp_path: Path, make: Callable[..., PredictionLog]
+) -> None:
+    log = make()
+    log.append(record(1))
+    log.append(record(2, columns={"carrier": ["AA", "B6"], "wind": [1.0, 2.0]}))
+    log.append(record(3, model="other", example_ids=None))
+    assert log.flush(timeout_s=10)
+    assert read(tmp_path / "m")["wind"].to_pylist() == [None, None, 1.0, 2.0]
+    assert read(tmp_path / "other")["example_id"].to_pylist() == [None, None]
+
+
+def test_enough_rows_are_written_without_being_asked(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+    log = make(flush_rows=4)
+    for number in range(2):
+        log.append(record(number))
+    with log._changed:
+        assert log._changed.wait_for(lambda: log.num_written == 4, timeout=10)
+
+
+def test_time_alone_writes_rows(make: Callable[..., PredictionLog]) -> None:
+    log = make(flush_interval_s=0.05)
+    log.append(record())
+    with log._changed:
+        assert log._changed.wait_for(lambda: log.num_written == 2, timeout=10)
+
+
+def test_a_slow_disk_drops_rows_and_counts_them(make: Callable[..., PredictionLog]) -> None:
+    go_on, is_writing = threading.Event(), threading.Event()
+
+    def slow(table: pa.Table, path: Path) -> None:
+        is_writing.set()
+        assert go_on.wait(10)
+        pq.write_table(table, path)
+
+    log = make(write=slow, max_pending_rows=4, flush_rows=2)
+    log.append(record(1))
+    assert is_writing.wait(10)
+    for number in range(2, 6):
+        log.append(record(number))  # returns at once although nothing can be written
+    assert log.counters() == {"written_rows": 0, "dropped_rows": 6, "pending_rows": 4, "files": 0}
+    go_on.set()
+    assert log.flush(timeout_s=10)
+    assert log.counters()["written_rows"] == 4
+
+
+def test_a_full_disk_drops_rows_and_leaves_no_half_file(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+    is_full = [True]
+
+    def write(table: pa.Table, path: Path) -> None:
+        path.write_bytes(b"half a file")
+        if is_full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        pq.write_table(table, path)
+
+    log = make(write=write)
+    log.append(record(1))
+    assert log.flush(timeout_s=10)
+    assert log.counters() == {"written_rows": 0, "dropped_rows": 2, "pending_rows": 0, "files": 0}
+    assert list((tmp_path / "m").iterdir()) == []
+    is_full[0] = False
+    log.append(record(2))
+    assert log.flush(timeout_s=10)
+    assert read(tmp_path / "m")["request_id"].to_pylist() == ["r2", "r2"]
+
+
+def test_a_folder_that_cannot_be_made_does_the_same(make: Callable[..., PredictionLog]) -> None:
+    log = make()
+    log.folder_of = lambda _model: "/dev/full/m"
+    log.append(record())
+    assert log.flush(timeout_s=10)
+    assert log.counters()["dropped_rows"] == 2
+
+
+def test_closing_writes_what_waits_and_drops_what_comes_later(
+    tmp_path: Path, make: Callable[..., PredictionLog]
+) -> None:
+    log = make()
+    log.append(record(1))
+    log.close(timeout_s=10)
+    log.append(record(2))
+    assert log.flush(timeout_s=1)
+    assert log.counters() == {"written_rows": 2, "dropped_rows": 2, "pending_rows": 0, "files": 1}
+    assert read(tmp_path / "m").num_rows == 2
+
+
+def test_only_old_unfinished_files_are_removed(tmp_path: Path) -> None:
+    for name in (".old.parquet.tmp", ".new.parquet.tmp", "kept.parquet"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / ".old.parquet.tmp", (0, 0))
+    os.utime(tmp_path / "kept.parquet", (0, 0))
+    now_s = (tmp_path / ".new.parquet.tmp").stat().st_mtime
+    assert remove_stale_files([tmp_path, tmp_path / "missing"], now_s=now_s) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.parquet.tmp", "kept.parquet"]
