@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from include import partitions
+from include.spec import load_spec
+from operators.assets import features_asset
+from operators.hooks.lake import LakeHook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import Context
+
+
+class CheckParityOperator(BaseOperator):
+    """Compares sampled entities between the feature tables and the online store, then publishes the features' asset.
+
+    The asset's event carries `model`, `partition`, `versions` of all tables that a training set reads, `num_entities`
+    and `available_at`. The task only reads, so killing it leaves nothing behind.
+
+    Args:
+        model: Folder of the model below `include/models`.
+        partition: Key of the partition.
+        lake_conn_id: Connection of the lake, which must be a local folder.
+
+    Returns:
+        What the event carries, and `num_sampled` by view and `num_values` compared.
+
+    Raises:
+        PartitionError: The partition key is missing or names no partition.
+        GateError: A value or its time differs; no event is sent.
+        InconclusiveError: There is no entity to compare; no event is sent.
+    """
+
+    template_fields: Sequence[str] = ("partition",)
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        partition: str = "{{ dag_run.partition_key }}",
+        lake_conn_id: str = LakeHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(outlets=[features_asset(model)], **kwargs)
+        self.model = model
+        self.partition = partition
+        self.lake_conn_id = lake_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare, then fill the event; what comes back is small and JSON."""
+        from include.features.examples import current_versions
+        from include.features.parity import check_parity
+
+        spec = load_spec(self.model)
+        storage = LakeHook(self.lake_conn_id).get_conn()
+        key = partitions.require(self.partition, source=spec.source, model=spec.name)
+        parity = check_parity(spec=spec, storage=storage, partition=key)
+        event = {
+            "model": spec.name,
+            "partition": parity.partition,
+            "versions": current_versions(spec=spec, storage=storage),
+            "num_entities": sum(parity.num_entities.values()),
+            "available_at": parity.available_at.isoformat(),
+        }
+        if "outlet_events" in context:
+            context["outlet_events"][features_asset(spec.name)].extra = event
+        return {**event, "num_sampled": dict(parity.num_sampled), "num_values": parity.num_values}
