@@ -10,18 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-# Feast loads this module by name and subclasses must exist then: only a process that already runs Feast gets here.
-import pyarrow as pa  # noqa: TID253 - see above
-from feast.infra.offline_stores.offline_store import (  # noqa: TID253 - see above
+from include.errors import BadInputError
+from include.features.feast_repository import load_feast
+from include.features.joins import positions_as_of
+from include.lake.tables import read_table
+
+# Feast loads this module by name, and what it subclasses must exist then: only a process that runs Feast gets here.
+load_feast()
+
+import pyarrow as pa  # noqa: E402, TID253 - see above
+from feast.infra.offline_stores.offline_store import (  # noqa: E402, TID253 - see above
     OfflineStore,
     RetrievalJob,
     RetrievalMetadata,
 )
-from feast.repo_config import FeastConfigBaseModel  # noqa: TID253 - see above
-
-from include.errors import BadInputError
-from include.features.joins import positions_as_of
-from include.lake.tables import read_table
+from feast.repo_config import FeastConfigBaseModel  # noqa: E402, TID253 - see above
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -85,7 +85,7 @@ def run_month(spec: ModelSpec, storage: Storage, partition: str) -> None:
     materialize(spec=spec, storage=storage, partition=partition)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(MOMENTS))
+@pytest.mark.parametrize("order", list(itertools.permutations(MOMENTS)))
 def test_an_older_row_never_replaces_a_newer_one(spec: ModelSpec, storage: Storage, order: tuple[str, ...]) -> None:
     values = {"2013-01": {"UA": 0.1, "AA": 0.1}, "2013-02": {"UA": 0.2, "AA": 0.2}, "2013-03": {"UA": 0.3, "B6": 0.3}}
     for partition in order:
