@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from include.lake.storage import Storage
+    from include.registry.models import ModelVersion
     from include.spec import ModelSpec
 
 FILE = "drift.html"
@@ -21,32 +22,28 @@ MAX_ROWS = 5000
 """Rows of each side: more make no other picture, only a slower one."""
 
 
-def write_report(
-    *, spec: ModelSpec, storage: Storage, partition: str, window_start: str, window_end: str
-) -> dict[str, Any]:
+def write_report(*, spec: ModelSpec, storage: Storage, partition: str, version: ModelVersion) -> dict[str, Any]:
     """Write the drift report of what was served for a partition; one that is there is replaced as a whole.
 
     Args:
         spec: The model.
         storage: Where its tables, its prediction log and its reports are.
         partition: The partition that was served.
-        window_start: First partition of the champion's training window.
-        window_end: Last one.
+        version: The version whose training window is the reference; its tags name it.
 
     Returns:
         `uri`, `num_rows` served, `num_reference_rows`, `drifted_frac` of inputs and label as Evidently sees it,
         `left_out` (inputs without a value on one side, which Evidently cannot compare).
 
     Raises:
-        InconclusiveError: Nothing was served for the partition, or its training window holds no rows.
+        InconclusiveError: Nothing was served for the partition, or the training window is unknown or holds no rows.
         NotFoundError: The partition was never published.
     """
     import pyarrow.compute as pc
 
     joined = join_labels(spec=spec, storage=storage, partition=partition)
     served = joined.filter(pc.and_(pc.not_equal(joined["role"], SHADOW), pc.is_valid(joined["label"])))
-    window = partitions.between(window_start, window_end)
-    reference = training_set(spec=spec, storage=storage, partitions=window)
+    reference = training_set(spec=spec, storage=storage, partitions=_window(version))
     if not served.num_rows or not reference.num_rows:
         raise InconclusiveError(
             f"a drift report of {spec.name!r} {partition} needs served and trained rows with labels; got "
@@ -64,6 +61,16 @@ def write_report(
         "drifted_frac": float(snapshot.dict()["metrics"][0]["value"]["share"]),
         "left_out": left_out,
     }
+
+
+def _window(version: ModelVersion) -> tuple[str, ...]:
+    first, last = version.tags.get("window_start"), version.tags.get("window_end")
+    if not first or not last:
+        raise InconclusiveError(
+            f"version {version.version} of {version.name!r} must say by tags which window it was trained on; got "
+            f"{dict(version.tags)}. Nothing was written. Train it again."
+        )
+    return partitions.between(first, last)
 
 
 def _is_empty(table: pa.Table, name: str) -> bool:

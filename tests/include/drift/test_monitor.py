@@ -35,8 +35,8 @@ def published_rows(spec: ModelSpec, storage: Storage) -> list[dict[str, Any]]:
 def test_a_month_is_measured_against_the_champion(
     spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH)
-    examples = served(MONTH)
+    publish(partition=MONTH)
+    examples = served(partition=MONTH)
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
     own = found.champion
     assert own is not None
@@ -63,9 +63,9 @@ def test_a_month_is_measured_against_the_champion(
 def test_the_row_of_a_version_is_published_once(
     spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH)
-    served(MONTH)
-    served(MONTH, version="2", role="shadow", probability=0.3, rows=slice(0, 600))
+    publish(partition=MONTH)
+    served(partition=MONTH)
+    served(partition=MONTH, version="2", role="shadow", probability=0.3, rows=slice(0, 600))
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
     own, shadow = published_rows(spec, storage)
     assert (own["partition"], own["model_version"], own["is_champion"]) == (MONTH, "1", True)
@@ -93,7 +93,7 @@ def read_version(uri: str, storage: Storage) -> int:
 def test_without_predictions_nothing_is_measured_or_written(
     spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None]
 ) -> None:
-    publish(MONTH)
+    publish(partition=MONTH)
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
     assert found.champion is None
     assert (found.versions, found.inputs, found.prediction_psi, found.gain) == ((), (), None, None)
@@ -103,8 +103,8 @@ def test_without_predictions_nothing_is_measured_or_written(
 def test_without_a_champion_versions_are_measured_alone(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH)
-    served(MONTH)
+    publish(partition=MONTH)
+    served(partition=MONTH)
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=None)
     assert found.champion is None
     assert found.versions[0].base_rate_log_loss is None
@@ -114,8 +114,8 @@ def test_without_a_champion_versions_are_measured_alone(
 def test_a_champion_that_answered_nothing_is_no_evidence(
     spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH)
-    served(MONTH, version="7")
+    publish(partition=MONTH)
+    served(partition=MONTH, version="7")
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=replace(champion, version="8"))
     assert found.champion is None
     assert found.prediction_psi is None
@@ -127,10 +127,10 @@ def test_a_champion_that_answered_nothing_is_no_evidence(
 def test_labels_that_have_not_arrived_leave_drift_only(
     spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH)
-    examples = served(MONTH)
+    publish(partition=MONTH)
+    examples = served(partition=MONTH)
     cancelled = [row for row, label in enumerate(examples["label"].to_pylist()) if label is None]
-    served(MONTH, version="9", rows=slice(cancelled[0], cancelled[0] + 1), logged_at_us=9_000_000)
+    served(partition=MONTH, version="9", rows=slice(cancelled[0], cancelled[0] + 1), logged_at_us=9_000_000)
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=replace(champion, version="9"))
     own = found.champion
     assert own is not None

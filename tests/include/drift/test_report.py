@@ -7,6 +7,7 @@ import pytest
 
 from include.drift.report import write_report
 from include.errors import InconclusiveError
+from include.registry.models import ModelVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
 MONTH = "2013-06"
 
 
+def version(first: str, last: str) -> ModelVersion:
+    tags = {"window_start": first, "window_end": last}
+    return ModelVersion(name="flight_delays", version="1", source="", run_id="", tags=tags)
+
+
 def test_a_month_is_reported_against_the_training_window(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
     for partition in ("2013-02", "2013-03", MONTH):
-        publish(partition, num_flights=300)
-    served(MONTH)
-    found = write_report(spec=spec, storage=storage, partition=MONTH, window_start="2013-02", window_end="2013-03")
+        publish(partition=partition, num_flights=300)
+    served(partition=MONTH)
+    found = write_report(spec=spec, storage=storage, partition=MONTH, version=version("2013-02", "2013-03"))
     report = Path(storage.report(spec.name, MONTH)) / "drift.html"
     assert found["uri"] == str(report)
     assert 560 < found["num_reference_rows"] < 600
@@ -40,8 +46,18 @@ def test_a_month_is_reported_against_the_training_window(
 def test_nothing_served_is_inconclusive(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=50)
-    served(MONTH, role="shadow")
+    publish(partition=MONTH, num_flights=50)
+    served(partition=MONTH, role="shadow")
     with pytest.raises(InconclusiveError, match="got 0 and"):
-        write_report(spec=spec, storage=storage, partition=MONTH, window_start=MONTH, window_end=MONTH)
+        write_report(spec=spec, storage=storage, partition=MONTH, version=version(MONTH, MONTH))
     assert not Path(storage.report(spec.name, MONTH)).exists()
+
+
+def test_a_version_of_unknown_window_is_inconclusive(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
+) -> None:
+    publish(partition=MONTH, num_flights=50)
+    served(partition=MONTH)
+    unknown = ModelVersion(name=spec.name, version="3", source="", run_id="")
+    with pytest.raises(InconclusiveError, match="version 3 of 'flight_delays' must say by tags"):
+        write_report(spec=spec, storage=storage, partition=MONTH, version=unknown)

@@ -31,8 +31,8 @@ def counts(joined: pa.Table) -> dict[tuple[str, str], int]:
 def test_predictions_meet_their_labels(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=400)
-    examples = served(MONTH)
+    publish(partition=MONTH, num_flights=400)
+    examples = served(partition=MONTH)
     joined = join_labels(spec=spec, storage=storage, partition=MONTH)
     assert joined.num_rows == 400
     expected = dict(zip(examples["example_id"].to_pylist(), examples["label"].to_pylist(), strict=True))
@@ -44,10 +44,10 @@ def test_predictions_meet_their_labels(
 def test_predictions_of_other_partitions_and_unnamed_ones_are_left_out(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=50)
-    publish("2013-05", num_flights=60)
-    served(MONTH)
-    served("2013-05")
+    publish(partition=MONTH, num_flights=50)
+    publish(partition="2013-05", num_flights=60)
+    served(partition=MONTH)
+    served(partition="2013-05")
     log = next(Path(storage.predictions(spec.name)).glob("*.parquet"))
     unnamed = pq.read_table(log)
     unnamed = unnamed.set_column(
@@ -60,10 +60,10 @@ def test_predictions_of_other_partitions_and_unnamed_ones_are_left_out(
 def test_a_retried_request_counts_once_with_the_last_answer(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=100)
-    served(MONTH, version="2", role="canary", logged_at_us=3, rows=slice(0, 20), probability=0.9)
-    served(MONTH, version="1", logged_at_us=2, probability=0.5)
-    served(MONTH, version="1", logged_at_us=1, probability=0.1)
+    publish(partition=MONTH, num_flights=100)
+    served(partition=MONTH, version="2", role="canary", logged_at_us=3, rows=slice(0, 20), probability=0.9)
+    served(partition=MONTH, version="1", logged_at_us=2, probability=0.5)
+    served(partition=MONTH, version="1", logged_at_us=1, probability=0.1)
     joined = join_labels(spec=spec, storage=storage, partition=MONTH)
     assert counts(joined) == {("1", "champion"): 80, ("2", "canary"): 20}
     scores = set(zip(joined["model_version"].to_pylist(), joined["probability"].to_pylist(), strict=True))
@@ -73,11 +73,11 @@ def test_a_retried_request_counts_once_with_the_last_answer(
 def test_shadow_predictions_stand_beside_served_ones(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=100)
-    served(MONTH, version="1", logged_at_us=1)
-    served(MONTH, version="2", role="shadow", logged_at_us=2, rows=slice(0, 30))
-    served(MONTH, version="2", role="shadow", logged_at_us=3, rows=slice(0, 30))
-    served(MONTH, version="2", role="canary", logged_at_us=1_000, rows=slice(0, 10))
+    publish(partition=MONTH, num_flights=100)
+    served(partition=MONTH, version="1", logged_at_us=1)
+    served(partition=MONTH, version="2", role="shadow", logged_at_us=2, rows=slice(0, 30))
+    served(partition=MONTH, version="2", role="shadow", logged_at_us=3, rows=slice(0, 30))
+    served(partition=MONTH, version="2", role="canary", logged_at_us=1_000, rows=slice(0, 10))
     joined = join_labels(spec=spec, storage=storage, partition=MONTH)
     # Ten examples were answered by the canary in the end; its shadow predictions of the same ten are not counted again.
     assert counts(joined) == {("1", "champion"): 90, ("2", "canary"): 10, ("2", "shadow"): 20}
@@ -86,16 +86,16 @@ def test_shadow_predictions_stand_beside_served_ones(
 def test_order_of_rows_does_not_depend_on_the_log(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=100)
-    served(MONTH, rows=slice(50, None))
-    served(MONTH, rows=slice(0, 50))
-    served(MONTH, version="2", role="shadow")
+    publish(partition=MONTH, num_flights=100)
+    served(partition=MONTH, rows=slice(50, None))
+    served(partition=MONTH, rows=slice(0, 50))
+    served(partition=MONTH, version="2", role="shadow")
     ids = join_labels(spec=spec, storage=storage, partition=MONTH)["example_id"].to_pylist()
     assert ids == sorted(ids)
 
 
 def test_without_a_log_there_are_no_rows(spec: ModelSpec, storage: Storage, publish: Callable[..., None]) -> None:
-    publish(MONTH, num_flights=10)
+    publish(partition=MONTH, num_flights=10)
     joined = join_labels(spec=spec, storage=storage, partition=MONTH)
     assert joined.num_rows == 0
     assert {"label", "event_at", "temp", "carrier_late_frac_28d"} <= set(joined.column_names)
@@ -109,8 +109,8 @@ def test_a_partition_that_was_never_published_is_named(spec: ModelSpec, storage:
 def test_files_still_being_written_are_not_read_and_broken_ones_are_named(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=20)
-    served(MONTH)
+    publish(partition=MONTH, num_flights=20)
+    served(partition=MONTH)
     folder = Path(storage.predictions(spec.name))
     (folder / ".next.parquet.tmp").write_bytes(b"PAR1")
     (folder / ".next.parquet").write_bytes(b"PAR1")
@@ -123,8 +123,8 @@ def test_files_still_being_written_are_not_read_and_broken_ones_are_named(
 def test_an_input_that_an_older_version_did_not_log_is_missing(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], served: Callable[..., pa.Table]
 ) -> None:
-    publish(MONTH, num_flights=20)
-    examples = served(MONTH)
+    publish(partition=MONTH, num_flights=20)
+    examples = served(partition=MONTH)
     (log,) = Path(storage.predictions(spec.name)).glob("*.parquet")
     pq.write_table(pq.read_table(log).drop_columns("visib"), log)
     found = read_predictions(spec=spec, storage=storage, example_ids=examples["example_id"])
