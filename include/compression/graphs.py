@@ -1,0 +1,42 @@
+"""ONNX graphs in onnxruntime, as the model server runs them.
+
+Shape suffixes: B rows, C categorical inputs, N numeric inputs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from include.errors import CorruptArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+
+_ERRORS_ONLY = 3
+
+
+def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
+    """Return a session on one CPU thread.
+
+    Raises:
+        CorruptArtifactError: The bytes are no graph.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no other base class
+        raise CorruptArtifactError(
+            f"the model's graph must be ONNX that onnxruntime loads; got {error}. Nothing was scored. Train it again."
+        ) from error
+
+
+def score(session: onnxruntime.InferenceSession, categorical_BC: np.ndarray, numeric_BN: np.ndarray) -> np.ndarray:
+    """Return the probability of each row, shape (B,)."""
+    (probability_B,) = session.run(["probability"], {"categorical": categorical_BC, "numeric": numeric_BN})
+    return probability_B

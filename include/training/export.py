@@ -1,0 +1,82 @@
+"""A network as an ONNX graph, checked against the network that it came from.
+
+Shape suffixes: B rows, C categorical inputs, N numeric inputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import torch
+
+from include.errors import CorruptArtifactError
+from include.training.fit import predict
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OPSET = 17
+MAX_DIFFERENCE = 1e-5
+
+
+class _Scorer(torch.nn.Module):
+    """Adds the sigmoid, so that the graph answers probabilities."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.network(categorical_BC, numeric_BN))
+
+
+def export_onnx(network: torch.nn.Module, *, categorical_BC: np.ndarray, numeric_BN: np.ndarray) -> bytes:
+    """Return the graph of a network: inputs `categorical` and `numeric`, output `probability`, any number of rows.
+
+    Args:
+        network: Returns logits.
+        categorical_BC: Rows to trace and to compare with, int64; several, so that no size is taken for constant.
+        numeric_BN: The same rows' numbers, float32.
+
+    Raises:
+        CorruptArtifactError: The graph answers otherwise than the network.
+    """
+    inputs = (torch.from_numpy(categorical_BC), torch.from_numpy(numeric_BN))
+    sink = BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that torch recommends takes 5 s and two more libraries for this graph; this one 0.2 s.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            _Scorer(network).eval(),
+            inputs,
+            sink,
+            input_names=["categorical", "numeric"],
+            output_names=["probability"],
+            dynamic_axes={name: {0: "B"} for name in ("categorical", "numeric", "probability")},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    graph = sink.getvalue()
+    _require_equal(graph, network, *inputs)
+    return graph
+
+
+def _require_equal(
+    graph: bytes, network: torch.nn.Module, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor
+) -> None:
+    import numpy as np
+
+    from include.compression.graphs import open_graph, score
+
+    session = open_graph(graph)
+    for num_rows in (1, len(categorical_BC)):
+        wanted_B = predict(network, categorical_BC[:num_rows], numeric_BN[:num_rows])
+        found_B = score(session, categorical_BC[:num_rows].numpy(), numeric_BN[:num_rows].numpy())
+        worst = float(np.max(np.abs(found_B - wanted_B)))
+        if not worst <= MAX_DIFFERENCE:
+            raise CorruptArtifactError(
+                f"the ONNX graph must answer as its network does, within {MAX_DIFFERENCE}; got {worst} on {num_rows} "
+                "rows. No version was made. Look for an operation that the exporter does not carry over."
+            )
