@@ -26,6 +26,7 @@ from airflow.sdk import DAG, CronPartitionTimetable
 from include import partitions
 from operators.ingest_partition import IngestPartitionOperator
 from operators.model_dags import build_model_dags
+from operators.notifiers.slack import alert_on_failure
 from operators.retries import retry_args
 from operators.validate_partition import ValidatePartitionOperator
 from sensors.partition_landed import PartitionLandedSensor
@@ -54,7 +55,10 @@ def build(spec: ModelSpec) -> DAG:
         end_date=_run_date(source.last_partition) if source.last_partition else None,
         catchup=True,
         max_active_runs=_MAX_PARTITIONS_AT_ONCE,
-        default_args=retry_args(execution_timeout=timedelta(minutes=15)),
+        default_args={
+            **retry_args(execution_timeout=timedelta(minutes=15)),
+            "on_failure_callback": alert_on_failure(spec.name),
+        },
         tags=["tradewind", "ingest", spec.name],
     ) as dag:
         wait = PartitionLandedSensor(

@@ -24,6 +24,7 @@ from operators.build_features import BuildFeaturesOperator
 from operators.check_parity import CheckParityOperator
 from operators.materialize_features import MaterializeFeaturesOperator
 from operators.model_dags import build_model_dags
+from operators.notifiers.slack import alert_on_failure
 from operators.retries import retry_args
 
 if TYPE_CHECKING:
