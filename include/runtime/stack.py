@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from include.errors import SetupError
 from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
-from include.runtime.home import Home
+from include.runtime.home import REPO, Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import LOOPBACK, Deployment, Ports
 
@@ -44,8 +44,10 @@ def open_deployment(root: Path, *, ports: Ports) -> Deployment:
     return Deployment(home=home, secrets=load_secrets(home.secrets), ports=ports)
 
 
-def prepare_database(deployment: Deployment, *, say: Callable[[str], None]) -> None:
-    """Start the database and bring Airflow's tables to this release; both do nothing when done already.
+def prepare(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+    """Start the database, bring Airflow's tables to this release and Feast's registry to the specs.
+
+    What was done before is not done again.
 
     Raises:
         SetupError: The database does not start, or the migration fails.
@@ -64,15 +66,27 @@ def prepare_database(deployment: Deployment, *, say: Callable[[str], None]) -> N
     stamp = home.postgres / "airflow-release"
     if deployment.uses_embedded_postgres and stamp.exists() and stamp.read_text() == release:
         return
-    say("migrating Airflow's tables")
-    log = home.logs / "migrate.log"
-    with log.open("ab") as output:
-        command = (sys.executable, "-m", "airflow", "db", "migrate")
-        done = subprocess.run(command, env=deployment.airflow_env(), stdout=output, stderr=output, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"airflow db migrate must end with 0; got {done.returncode}. PostgreSQL runs. See {log}.")
+    say("migrating Airflow's tables, applying feature definitions")
+    env = deployment.airflow_env()
+    commands = {
+        "migrate": ((sys.executable, "-m", "airflow", "db", "migrate"), env),
+        "feast": (
+            (sys.executable, "-m", "include.features", "--storage", home.storage.root),
+            env | {"PYTHONPATH": str(REPO)},
+        ),
+    }
+    started = {name: _run_beside(name, command, env, home=home) for name, (command, env) in commands.items()}
+    for name, child in started.items():
+        if child.wait() != 0:
+            log = home.logs / f"{name}.log"
+            raise SetupError(f"{name} must end with exit code 0; got {child.returncode}. PostgreSQL runs. See {log}.")
     if deployment.uses_embedded_postgres:
         stamp.write_text(release)
+
+
+def _run_beside(name: str, command: tuple[str, ...], env: dict[str, str], *, home: Home) -> subprocess.Popen[bytes]:
+    with (home.logs / f"{name}.log").open("ab") as output:
+        return subprocess.Popen(command, env=env, cwd=home.root, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
 
 def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
@@ -84,7 +98,7 @@ def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
     home = deployment.home
     running = _running(home)
     _check_ports(deployment, running)
-    prepare_database(deployment, say=say)
+    prepare(deployment, say=say)
     try:
         services = deployment.services()
         for service in services:
