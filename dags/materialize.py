@@ -41,7 +41,11 @@ def build(spec: ModelSpec) -> DAG:
         max_active_runs=1,
         doc_md=__doc__,
         tags=["tradewind", spec.name, "materialize"],
-        default_args={"owner": spec.owner, **retry_args(execution_timeout=timedelta(minutes=15))},
+        default_args={
+            **retry_args(execution_timeout=timedelta(minutes=15)),
+            "owner": spec.owner,
+            "on_failure_callback": alert_on_failure(spec.name),
+        },
     ) as dag:
         built = BuildFeaturesOperator(task_id="build_features", model=spec.name)
         materialized = MaterializeFeaturesOperator(task_id="materialize_features", model=spec.name)
