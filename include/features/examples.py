@@ -114,6 +114,13 @@ def training_set(
 
     examples = load_examples(spec=spec, storage=storage, partitions=partitions, versions=versions)
     examples = examples.filter(pc.is_valid(examples["label"]))
+    return with_store_features(examples, spec=spec, storage=storage, versions=versions)
+
+
+def with_store_features(
+    examples: pa.Table, *, spec: ModelSpec, storage: Storage, versions: Mapping[str, int] | None = None
+) -> pa.Table:
+    """Return examples with the store's fields as `training_set` adds them; batch scoring adds them to all examples."""
     for view, view_spec in spec.features.store.items():
         features = read_features(spec=spec, storage=storage, view=view, versions=versions)
         found = positions_as_of(
