@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.features.examples import feature_table
-from include.features.feast_layout import table_name
-from include.features.store import online_path
 from include.lake.content import content_hash
 from include.lake.tables import read_table, table_exists
 from include.registry.models import get_alias
@@ -35,21 +30,6 @@ def table_digests(*, spec: ModelSpec, storage: Storage) -> dict[str, str]:
         if table_exists(uri=uri, storage_options=storage.options):
             rows = read_table(uri=uri, storage_options=storage.options)
             digests[name] = content_hash(rows.drop_columns([c for c in _WHEN if c in rows.column_names]))
-    return digests
-
-
-def online_digests(*, spec: ModelSpec, storage: Storage) -> dict[str, str]:
-    """Return view -> hash of what the online store answers for every entity."""
-    import pyarrow as pa
-
-    digests = {}
-    with closing(sqlite3.connect(f"{Path(online_path(storage)).as_uri()}?mode=ro", uri=True)) as connection:
-        for view in spec.features.store:
-            table = table_name(project=spec.name, view=view)
-            query = f"SELECT entity_key, feature_name, value, event_ts FROM {table}"  # noqa: S608 - the spec's pattern
-            names = ("entity_key", "feature_name", "value", "event_ts")
-            rows = [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
-            digests[view] = content_hash(pa.Table.from_pylist(rows))
     return digests
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from include.demo.flights import MODEL, land_month
 from include.demo.loop import Loop
-from include.demo.state import online_digests, serving_state, table_digests
+from include.demo.state import serving_state, table_digests
 from include.features.build import build_features
 from include.features.materialize import materialize
+from include.features.store import content_hash, open_store
 from include.lake.ingest import ingest_partition
 from include.runtime import stack
 from include.runtime.airflow_api import AirflowApi
@@ -56,7 +57,7 @@ def run_loop(deployment: Deployment, months: tuple[str, ...], *, kill: tuple[str
     return killer.victims
 
 
-def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[str, str], str]:
     """Do what ingest and materialize do, one call after the other, without Airflow."""
     spec = load_spec(MODEL)
     for month in months:
@@ -67,7 +68,7 @@ def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[
         )
         build_features(spec=spec, storage=storage, partition=month, published_at=datetime.now(UTC))
         materialize(spec=spec, storage=storage, partition=month)
-    return table_digests(spec=spec, storage=storage), online_digests(spec=spec, storage=storage)
+    return table_digests(spec=spec, storage=storage), content_hash(open_store(spec=spec, storage=storage), spec)
 
 
 @pytest.mark.timeout(300)
@@ -83,7 +84,7 @@ def test_two_kills_leave_the_same_tables_and_online_store(
     spec, killed = load_spec(MODEL), deployment.home.storage
     tables, online = undisturbed_tables(storage, months)
     assert table_digests(spec=spec, storage=killed) == tables
-    assert online_digests(spec=spec, storage=killed) == online
+    assert content_hash(open_store(spec=spec, storage=killed), spec) == online
 
 
 @pytest.mark.chaos
@@ -102,7 +103,7 @@ def test_a_kill_in_each_stage_leaves_the_same_end(deploy: Callable[[str], Deploy
         ends.append(
             {
                 "tables": table_digests(spec=spec, storage=storage),
-                "online": online_digests(spec=spec, storage=storage),
+                "online": content_hash(open_store(spec=spec, storage=storage), spec),
                 "serving": serving_state(spec=spec, deployment=deployment, server=server),
             }
         )
