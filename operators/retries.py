@@ -7,7 +7,15 @@ from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-_NEEDS_A_PERSON = ("BadInputError", "SpecError", "DataQualityError", "GateError", "NotFoundError", "SetupError")
+_NEEDS_A_PERSON = (
+    "BadInputError",
+    "SpecError",
+    "DataQualityError",
+    "GateError",
+    "InconclusiveError",
+    "NotFoundError",
+    "SetupError",
+)
 
 
 def retry_args(*, execution_timeout: timedelta) -> dict[str, Any]:

@@ -89,6 +89,15 @@ class Decision:
         """Whether waiting longer cannot change it."""
         return self.verdict is not Verdict.KEEP_WAITING
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"verdict": str(self.verdict), "reasons": list(self.reasons), "evidence": dict(self.evidence)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Decision:
+        """Return the decision that `to_json` described."""
+        return cls(verdict=Verdict(raw["verdict"]), reasons=tuple(raw["reasons"]), evidence=raw["evidence"])
+
 
 def decide(
     *, challenger: Counters, champion: Counters, rollout: RolloutSpec, min_requests: int, elapsed_s: float

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.sdk import BaseHook
 
 from include.serving.client import ModelServerClient
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
 
 
 class ModelServerHook(BaseHook):
@@ -18,7 +23,13 @@ class ModelServerHook(BaseHook):
 
     def get_conn(self) -> ModelServerClient:
         """Return a client of the server's inference and admin calls."""
-        connection = self.get_connection(self.model_server_conn_id)
+        return self._client(self.get_connection(self.model_server_conn_id))
+
+    async def aget_conn(self) -> ModelServerClient:
+        """Return the client, from within an event loop, as triggers need it; its calls themselves would block one."""
+        return self._client(await self.aget_connection(self.model_server_conn_id))
+
+    def _client(self, connection: Connection) -> ModelServerClient:
         scheme = connection.schema or "http"
         return ModelServerClient(
             base_url=f"{scheme}://{connection.host}:{connection.port}", admin_token=connection.password or ""

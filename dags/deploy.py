@@ -1,0 +1,111 @@
+"""Deploy a challenger under live traffic, or roll it back.
+
+**What.** Loads the challenger, scores its golden requests, lets it score copies of all requests (shadow), gives it a
+rising share of them (canary), and makes it the champion; or, when a stage fails, takes it out again. A first version
+has nobody to be compared with: after its golden requests it becomes champion, recorded as a bootstrap.
+
+**When.** A version passed its gates (the challenger asset). By hand: Trigger with a partition key such as `2013-06`;
+the parameter `version` deploys another version than the one with the alias `challenger`.
+
+**In.** MLflow's alias `challenger`, the version's package, the model server's counters.
+
+**Out.** The model server's routes, MLflow's alias `champion`, entries in the ledger for each stage with its evidence,
+and the events `champion` (if it was promoted) and `closed` (in both cases: the partition's decisions are all taken).
+
+**If it fails.** A stage that failed is the verdict on the version: its task is red, `roll_back` has taken it out, the
+champion answers everything, and the ledger says why. If `promote` or `roll_back` failed, a server did not answer: the
+routes are as the last message says; clear the task and it goes on. Approval: in the UI, under Required Actions.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, chain
+
+from operators.assets import challenger_asset, champion_asset, closed_asset
+from operators.deploy_model import DeployModelOperator
+from operators.model_dags import build_model_dags
+from operators.notifiers.slack import SlackNotifier, alert_on_failure
+from operators.promote_model import PromoteModelOperator
+from operators.retries import retry_args
+from operators.roll_back_model import RollBackModelOperator
+from operators.rollout_tasks import APPROVED_BY, approval_tasks, comparison_tasks
+from operators.rollouts import DEPLOYED_VERSION
+
+if TYPE_CHECKING:
+    from include.spec import ModelSpec
+
+_OUTCOME = "{% set done = ti.xcom_pull() -%}{{ done['model'] }} v{{ done['version'] }}: {{ done['outcome'] }}."
+
+
+def _params() -> dict[str, Param]:
+    return {
+        "version": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Version",
+            description="Version of the model in MLflow; empty: the one with the alias challenger.",
+        ),
+        "force": Param(
+            default=False,
+            type="boolean",
+            title="Force",
+            description="Deploy it although the champion was trained on newer data.",
+        ),
+    }
+
+
+def build(spec: ModelSpec) -> DAG:
+    """Return the Dag `deploy_<model>`."""
+    with DAG(
+        dag_id=f"deploy_{spec.name}",
+        description=f"A challenger of {spec.name} becomes champion under live traffic, or is rolled back",
+        doc_md=__doc__,
+        schedule=PartitionedAssetTimetable(assets=challenger_asset(spec.name)),
+        start_date=datetime(2013, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_runs=1,
+        params=_params(),
+        tags=["tradewind", "deploy", spec.name],
+        default_args={
+            **retry_args(execution_timeout=timedelta(minutes=10)),
+            "owner": spec.owner,
+            "on_failure_callback": alert_on_failure(spec.name),
+        },
+    ) as dag:
+        approvals, stages = approval_tasks(spec), comparison_tasks(spec)
+        deploy = DeployModelOperator(
+            task_id="deploy",
+            model=spec.name,
+            version="{{ params.version or '' }}",
+            force="{{ params.force }}",
+            rival_task_ids=[stage.task_id for stage in stages],
+        )
+        told = SlackNotifier(model=spec.name, text=_OUTCOME)
+        promote = PromoteModelOperator(
+            task_id="promote",
+            model=spec.name,
+            approved_by=APPROVED_BY if approvals else "",
+            trigger_rule="none_failed",  # the stages of a first version are skipped
+            outlets=[champion_asset(spec.name), closed_asset(spec.name)],
+            on_success_callback=told,
+        )
+        roll_back = RollBackModelOperator(
+            task_id="roll_back",
+            model=spec.name,
+            version=DEPLOYED_VERSION,
+            trigger_rule="one_failed",
+            outlets=[closed_asset(spec.name)],
+            on_success_callback=told,
+        )
+        compared = [*approvals, deploy, *stages]
+        chain(*compared, promote)
+        deploy >> promote
+        compared >> roll_back
+    return dag
+
+
+globals().update(build_model_dags(build, stage="deploy"))

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.bases.skipmixin import SkipMixin
+
+from include import partitions
+from include.spec import load_spec
+from operators.hooks.ledger import LedgerHook
+from operators.hooks.mlflow import MlflowHook
+from operators.hooks.model_server import ModelServerHook
+from operators.rollouts import rollout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import Context
+
+
+class DeployModelOperator(BaseOperator, SkipMixin):
+    """Loads a challenger into the model server, scores its golden rows, and starts its shadow beside the champion.
+
+    A first version has nobody to be compared with: the tasks in `rival_task_ids` are skipped, and promoting it is
+    recorded as a bootstrap. A challenger whose training data ends before the champion's is refused. Killed and run
+    again, it ends in the same state.
+
+    Args:
+        model: Folder of the model below `include/models`.
+        partition: Key of the partition whose decisions end with this rollout.
+        version: Version to deploy; empty: the one with the alias `challenger`.
+        force: Deploy a version although the champion knows newer data ("True" from a template counts).
+        rival_task_ids: Tasks that compare with a champion; skipped when there is none, or when it is this version.
+        mlflow_conn_id: Connection of the model registry.
+        model_server_conn_id: Connection of the model server.
+        ledger_conn_id: Connection of the ledger.
+
+    Returns:
+        `version`, `champion` (version or None), `is_bootstrap`, `is_champion`, `golden`.
+    """
+
+    inherits_from_skipmixin = True
+    template_fields: ClassVar[Sequence[str]] = ("partition", "version", "force")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        partition: str = "{{ dag_run.partition_key }}",
+        version: str = "",
+        force: bool | str = False,
+        rival_task_ids: Sequence[str] = (),
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        model_server_conn_id: str = ModelServerHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.partition = partition
+        self.version = version
+        self.force = force
+        self.rival_task_ids = rival_task_ids
+        self.mlflow_conn_id = mlflow_conn_id
+        self.model_server_conn_id = model_server_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Deploy the version and return what was found.
+
+        Raises:
+            PartitionError: The run has no partition key, or one that does not exist.
+            NotFoundError: There is no such version, or no challenger.
+            CorruptArtifactError: Its package does not match its digest.
+            GateError: It scores its golden rows differently, or knows older data than the champion.
+        """
+        partitions.require(self.partition, source=load_spec(self.model).source, model=self.model)
+        rollout = rollout_of(
+            context,
+            model=self.model,
+            mlflow_conn_id=self.mlflow_conn_id,
+            model_server_conn_id=self.model_server_conn_id,
+            ledger_conn_id=self.ledger_conn_id,
+        )
+        deployment = rollout.deploy(self.version or None, force=str(self.force) == "True")
+        found = asdict(deployment)
+        self.log.info("%s v%s is loaded beside champion %s", self.model, deployment.version, deployment.champion)
+        if self.rival_task_ids and not deployment.has_rivals:
+            # Skipping leaves through an exception, which loses what would be returned.
+            context["ti"].xcom_push(key="return_value", value=found)
+            self.skip(context["ti"], [context["ti"].task.dag.get_task(task_id) for task_id in self.rival_task_ids])
+        return found

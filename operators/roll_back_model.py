@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.sdk import BaseOperator
+
+from operators.assets import champion_asset, closed_asset
+from operators.hooks.ledger import LedgerHook
+from operators.hooks.mlflow import MlflowHook
+from operators.hooks.model_server import ModelServerHook
+from operators.rollouts import rollout_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.sdk import Context
+
+
+class RollBackModelOperator(BaseOperator):
+    """Takes a version out of the traffic.
+
+    With the scope `challenger`, a version that is being rolled out leaves canary and shadow, and loses the alias
+    `challenger`; the champion stays. With the scope `champion`, all requests go back to the champion before this one.
+    Both end in one entry of the ledger, with the evidence. Killed and run again, it goes back once only.
+
+    Args:
+        model: Folder of the model below `include/models`.
+        scope: What to take out.
+        version: `challenger`: the version to take out, empty: the one with the alias. `champion`: the version to go
+            back to, empty: the champion before, as the ledger has it.
+        reason: Why, for the ledger; of a challenger the evidence says it.
+        mlflow_conn_id: Connection of the model registry.
+        model_server_conn_id: Connection of the model server.
+        ledger_conn_id: Connection of the ledger.
+
+    Returns:
+        `model`, `version` (taken out or gone back to), `outcome`, `champion`, `reasons`, `ledger_seq`; the events of
+        the outlets `<model>.champion` and `<model>.closed` carry the same.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("version", "reason")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        scope: Literal["challenger", "champion"] = "challenger",
+        version: str = "",
+        reason: str = "",
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        model_server_conn_id: str = ModelServerHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.scope = scope
+        self.version = version
+        self.reason = reason
+        self.mlflow_conn_id = mlflow_conn_id
+        self.model_server_conn_id = model_server_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Roll back.
+
+        Raises:
+            NotFoundError: There is no champion to go back to.
+            GateError: It had to be loaded again and scores its golden rows differently.
+        """
+        rollout = rollout_of(
+            context,
+            model=self.model,
+            mlflow_conn_id=self.mlflow_conn_id,
+            model_server_conn_id=self.model_server_conn_id,
+            ledger_conn_id=self.ledger_conn_id,
+        )
+        if self.scope == "challenger":
+            entry = rollout.withdraw(self.version or None)
+        else:
+            entry = rollout.roll_back(self.version or None, reason=self.reason)
+        found = {
+            "model": self.model,
+            "version": entry.subject,
+            "outcome": entry.kind,
+            "champion": entry.evidence["champion"],
+            "reasons": entry.evidence["reasons"],
+            "ledger_seq": entry.seq,
+        }
+        for asset in (champion_asset(self.model), closed_asset(self.model)):
+            if asset in self.outlets:
+                context["outlet_events"][asset].extra = found
+        return found

@@ -1,0 +1,39 @@
+"""What the operators and the sensor of a rollout share: its parts from connections, its name from the Dag run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from include.rollout.local import LocalTarget
+from include.rollout.stages import Rollout
+from include.spec import load_spec
+from operators.hooks.ledger import LedgerHook
+from operators.hooks.mlflow import MlflowHook
+from operators.hooks.model_server import ModelServerHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+DEPLOYED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or '' }}"
+"""The version that the task `deploy` of the same run resolved; empty when it did not get that far."""
+
+
+def rollout_of(
+    context: Context, *, model: str, mlflow_conn_id: str, model_server_conn_id: str, ledger_conn_id: str
+) -> Rollout:
+    """Return the rollout of this Dag run; a run that a person triggered acts in that person's name.
+
+    Raises:
+        SpecError: The model's spec cannot be read.
+    """
+    dag_run = context.get("dag_run")
+    run_key = f"{dag_run.dag_id}:{dag_run.run_id}" if dag_run else str(context.get("run_id", "by-hand"))
+    person = getattr(dag_run, "triggering_user_name", None)
+    return Rollout(
+        spec=load_spec(model),
+        target=LocalTarget(client=ModelServerHook(model_server_conn_id).get_conn()),
+        ledger=LedgerHook(ledger_conn_id).get_conn(),
+        tracking_uri=MlflowHook(mlflow_conn_id).get_conn(),
+        actor=f"{person} by {run_key}" if person else run_key,
+        run_key=run_key,
+    )

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from include.rollout.decision import Decision, Verdict, decide_stage
+from include.rollout.local import read_state
+from include.spec import load_spec
+from operators.hooks.model_server import ModelServerHook
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import aiohttp
+
+    from include.rollout.decision import RolloutState, Stage
+    from include.spec import RolloutSpec
+
+REQUEST_TIMEOUT_S = 10.0
+
+
+class CanarySettledTrigger(BaseTrigger):
+    """Polls the model server until a version's stage of a rollout is decided, then sends the decision.
+
+    What is decided, and how long it may take, is the server's state and the spec: a triggerer that is killed loses
+    nothing. A server that does not answer for `step_timeout_s` makes the stage inconclusive.
+
+    Args:
+        model: Folder of the model below `include/models`.
+        version: The version.
+        stage: shadow or canary.
+        share_pct: The canary's share in per cent.
+        model_server_conn_id: Connection of the model server; its token is looked up here and kept nowhere.
+    """
+
+    def __init__(self, *, model: str, version: str, stage: Stage, share_pct: float, model_server_conn_id: str) -> None:
+        super().__init__()
+        self.model = model
+        self.version = version
+        self.stage = stage
+        self.share_pct = share_pct
+        self.model_server_conn_id = model_server_conn_id
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what makes this trigger again."""
+        return (
+            "sensors.triggers.canary_settled.CanarySettledTrigger",
+            {
+                "model": self.model,
+                "version": self.version,
+                "stage": self.stage,
+                "share_pct": self.share_pct,
+                "model_server_conn_id": self.model_server_conn_id,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until the decision is final."""
+        import aiohttp
+
+        rollout = load_spec(self.model).rollout
+        client = await ModelServerHook(self.model_server_conn_id).aget_conn()
+        headers = {"Authorization": f"Bearer {client.admin_token}"}
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        loop = asyncio.get_running_loop()
+        heard_at_s = loop.time()
+        async with aiohttp.ClientSession(client.base_url, headers=headers, timeout=timeout) as session:
+            while True:
+                try:
+                    decision = self._decide(await self._state(session), rollout)
+                    heard_at_s = loop.time()
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    self.log.warning("model server %s: %r", client.base_url, error)
+                    decision = _unheard(silent_s=loop.time() - heard_at_s, rollout=rollout)
+                if decision.is_final:
+                    yield TriggerEvent(decision.to_json())
+                    return
+                await asyncio.sleep(rollout.poll_interval_s)
+
+    async def _state(self, session: aiohttp.ClientSession) -> RolloutState:
+        async with session.get(f"/v2/router/{self.model}") as response:
+            response.raise_for_status()
+            return read_state(await response.json())
+
+    def _decide(self, state: RolloutState, rollout: RolloutSpec) -> Decision:
+        return decide_stage(state, version=self.version, stage=self.stage, share_pct=self.share_pct, rollout=rollout)
+
+
+def _unheard(*, silent_s: float, rollout: RolloutSpec) -> Decision:
+    is_over = silent_s >= rollout.step_timeout_s and rollout.on_inconclusive != "hold"
+    reason = f"the model server gave no usable answer for {silent_s:.0f} s of {rollout.step_timeout_s:.0f} s"
+    verdict = Verdict.INCONCLUSIVE if is_over else Verdict.KEEP_WAITING
+    return Decision(verdict=verdict, reasons=(reason,), evidence={"silent_s": round(silent_s, 1)})
