@@ -18,7 +18,7 @@ import pytest
 
 from include.lake.storage import Storage
 from tests.fakes import FakeSlack
-from tests.running import RunningModelServer
+from tests.running import TOKEN, RolloutWorld, RunningModelServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +90,25 @@ def model_server(_shared_model_server: RunningModelServer) -> RunningModelServer
     """
     _shared_model_server.reset()
     return _shared_model_server
+
+
+@pytest.fixture
+def rollout_world(
+    model_server: RunningModelServer,
+    mlflow_url: str,
+    connections: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> RolloutWorld:
+    """Return an empty model server, model registry and ledger, to which Airflow's default connections point."""
+    address = {"conn_type": "http", "host": "127.0.0.1"}
+    server = {**address, "port": model_server.port, "password": TOKEN}
+    registry = {**address, "port": int(mlflow_url.rpartition(":")[2])}
+    monkeypatch.setenv("AIRFLOW_CONN_MODEL_SERVER_DEFAULT", json.dumps(server))
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps(registry))
+    world = RolloutWorld(server=model_server, mlflow_url=mlflow_url, folder=tmp_path)
+    world.forget()
+    return world
 
 
 @pytest.fixture

@@ -9,14 +9,21 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from include.errors import TradewindError
+from include.registry.models import delete_alias, get_alias, register_version, set_alias
+from include.registry.package import folder_of
+from include.registry.runs import ensure_run
+from include.rollout.ledger import Ledger
+from include.rollout.local import LocalTarget
 from include.serving.client import ModelServerClient
 
 if TYPE_CHECKING:
     from include.lake.storage import Storage
+    from include.rollout.decision import RolloutState
 
+MODEL = "flight_delays"
 ROOT = Path(__file__).parents[1]
 TOKEN = "token-of-the-tests"
 
@@ -89,7 +96,7 @@ class RunningModelServer:
 
     def _answers(self) -> bool:
         try:
-            self.client.get_routes(model="flight_delays")
+            self.client.get_routes(model=MODEL)
         except TradewindError:
             return False
         return True
@@ -99,3 +106,65 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@dataclass(kw_only=True)
+class RolloutWorld:
+    """A model server, a model registry and a ledger, in which a test deploys versions of its own."""
+
+    server: RunningModelServer
+    mlflow_url: str
+    folder: Path
+    num_registered: int = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(path=self.folder / "ledger.sqlite")
+
+    @property
+    def state(self) -> RolloutState:
+        return LocalTarget(client=self.server.client).read(model=MODEL)
+
+    def register(self, *, alias: str | None = "challenger", window_end: str = "2013-03", **how: Any) -> str:
+        """Train a tiny version, register it, and return its number."""
+        from tests.tiny_models import tiny_package
+
+        self.num_registered += 1
+        job_key = f"{self.folder.name}-{self.num_registered}"
+        run = ensure_run(self.mlflow_url, experiment=MODEL, name="r", start_ms=1, tags={"job_key": job_key})
+        package = tiny_package(f"{folder_of(run.artifact_uri)}/package", **how)
+        tags = {"job_key": job_key, "window_end": window_end, "digest": package.digest, "commit": "abc"}
+        version = register_version(
+            self.mlflow_url, model=MODEL, source=f"{run.artifact_uri}/package", run_id=run.run_id, tags=tags
+        ).version
+        if alias:
+            set_alias(self.mlflow_url, model=MODEL, alias=alias, version=version)
+        return version
+
+    def alias(self, name: str) -> str | None:
+        found = get_alias(self.mlflow_url, model=MODEL, alias=name)
+        return found.version if found else None
+
+    def send(self, num_requests: int, **changes: Any) -> set[str]:
+        """Ask for predictions, and return the versions that answered."""
+        from tests.tiny_models import request_columns
+
+        return {
+            self.server.client.infer(
+                model=MODEL, columns={**request_columns(2, first=number), **changes}, sticky_key=f"key-{number}"
+            )["model_version"]
+            for number in range(num_requests)
+        }
+
+    def wait_for(self, version: str, role: str, num_requests: int) -> None:
+        """Wait until a version has scored so many requests; a shadow does so after the answer."""
+        deadline = time.monotonic() + 10
+        while self.state.of(version, role).requests < num_requests:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{role} {version} has {self.state.of(version, role)}")
+            time.sleep(0.01)
+
+    def forget(self) -> None:
+        """Take every alias away, as if nothing was ever deployed."""
+        for name in ("challenger", "champion"):
+            delete_alias(self.mlflow_url, model=MODEL, alias=name)

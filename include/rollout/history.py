@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from include.errors import NotFoundError
 from include.rollout.decision import Verdict
 from include.rollout.ledger import CHAMPION_KINDS
 
@@ -24,22 +23,14 @@ def takeover_of(ledger: Ledger, model: str, version: str) -> Entry | None:
     return next((entry for entry in reversed(found) if entry.subject == version), None)
 
 
-def former_champion(ledger: Ledger, model: str) -> str:
-    """Return the version that the present champion replaced when it was promoted.
+def former_champion(ledger: Ledger, model: str) -> str | None:
+    """Return the version that the present champion replaced when it was promoted, None if it was the first.
 
     Going back twice goes back two versions, never forward again to the one that was just left.
-
-    Raises:
-        NotFoundError: The ledger names none.
     """
     champion = champion_of(ledger, model)
     takeover = takeover_of(ledger, model, champion) if champion else None
-    if takeover is not None and takeover.evidence["previous"]:
-        return str(takeover.evidence["previous"])
-    raise NotFoundError(
-        f"model {model!r} must have had a champion before v{champion} to go back to; the ledger names none. The routes "
-        "stay as they were. Trigger with the parameter `version`, or deploy another one."
-    )
+    return takeover.evidence["previous"] if takeover else None
 
 
 def find_entry(ledger: Ledger, model: str, key: str) -> Entry | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from include.errors import GateError, InconclusiveError, NotFoundError
 from include.registry.models import CHALLENGER, CHAMPION, delete_alias, get_alias, get_version, set_alias
 from include.rollout.decision import Verdict
+from include.rollout.deployment import Deployment, trace_of
 from include.rollout.history import champion_of, failed_stages, find_entry, former_champion, takeover_of
 from include.rollout.target import Artifact
 
@@ -22,32 +23,6 @@ if TYPE_CHECKING:
     from include.rollout.ledger import Entry, Ledger
     from include.rollout.target import DeploymentTarget
     from include.spec import ModelSpec
-
-TRACED_TAGS = ("window_start", "window_end", "job_key", "commit", "dag_id", "dag_run_id", "digest")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """What `deploy` found and did.
-
-    Args:
-        version: The challenger.
-        champion: Version that answers meanwhile, None for a first version.
-        is_bootstrap: Whether there is no champion to compare with.
-        is_champion: Whether the version is the champion already.
-        golden: Result of the golden requests.
-    """
-
-    version: str
-    champion: str | None
-    is_bootstrap: bool
-    is_champion: bool
-    golden: Mapping[str, Any]
-
-    @property
-    def has_rivals(self) -> bool:
-        """Whether there is anything for shadow and canary to compare."""
-        return not (self.is_bootstrap or self.is_champion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +87,7 @@ class Rollout:
             golden=golden,
         )
         if deployment.has_rivals:
-            self._start(deployment, state=state, trace=_trace(challenger))
+            self._start(deployment, state=state, trace=trace_of(challenger))
         return deployment
 
     def shift(self, version: str, *, share_pct: float) -> None:
@@ -169,7 +144,7 @@ class Rollout:
         if entry is None:  # else this is a repetition
             evidence = {"champion": version, "previous": previous, "approved_by": approved_by, "golden": golden}
             kind = "bootstrap" if previous is None else "promote"
-            entry = self._record(kind, version, {**evidence, **_trace(promoted)})
+            entry = self._record(kind, version, {**evidence, **trace_of(promoted)})
         self._remove_all_but(version, entry.evidence["previous"])
         return entry
 
@@ -208,10 +183,8 @@ class Rollout:
         if done is not None:
             return done
         champion = champion_of(self.ledger, self.model)
-        former = to_version or former_champion(self.ledger, self.model)
         state = self.target.read(model=self.model)
-        if not to_version and champion is not None and state.champion not in (None, champion, former):
-            former = champion  # the ledger does not know the version that serves: its promotion was cut off
+        former = to_version or self._former(champion, routed=state.champion)
         if former not in state.loaded:
             self._load(get_version(self.tracking_uri, model=self.model, version=former))
         self.target.promote(model=self.model, version=former)
@@ -221,6 +194,17 @@ class Rollout:
         return self.ledger.append(
             model=self.model, kind="roll_back", subject=former, evidence=evidence, actor=self.actor, key=key
         )
+
+    def _former(self, champion: str | None, *, routed: str | None) -> str:
+        before = former_champion(self.ledger, self.model)
+        if champion is not None and routed not in (None, champion, before):
+            return champion  # the ledger does not know the version that serves: its promotion was cut off
+        if before is None:
+            raise NotFoundError(
+                f"model {self.model!r} must have had a champion before v{champion} to go back to; got none in the "
+                "ledger. The routes stay as they were. Trigger with the parameter `version`, or deploy another one."
+            )
+        return before
 
     def _with_champion(self, state: RolloutState) -> RolloutState:
         """Return the state after giving back a champion that the target forgot (a new machine, a lost disk)."""
@@ -295,7 +279,3 @@ class Rollout:
             actor=self.actor,
             key=":".join(part for part in parts if part),
         )
-
-
-def _trace(version: ModelVersion) -> dict[str, Any]:
-    return {"run_id": version.run_id, **{name: version.tags[name] for name in TRACED_TAGS if name in version.tags}}

@@ -1,0 +1,42 @@
+"""What a deployment found, and where a version comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.registry.models import ModelVersion
+
+TRACED_TAGS = ("window_start", "window_end", "job_key", "commit", "dag_id", "dag_run_id", "digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """What `deploy` found and did.
+
+    Args:
+        version: The challenger.
+        champion: Version that answers meanwhile, None for a first version.
+        is_bootstrap: Whether there is no champion to compare with.
+        is_champion: Whether the version is the champion already.
+        golden: Result of the golden requests.
+    """
+
+    version: str
+    champion: str | None
+    is_bootstrap: bool
+    is_champion: bool
+    golden: Mapping[str, Any]
+
+    @property
+    def has_rivals(self) -> bool:
+        """Whether there is anything for shadow and canary to compare."""
+        return not (self.is_bootstrap or self.is_champion)
+
+
+def trace_of(version: ModelVersion) -> dict[str, Any]:
+    """Return what the ledger keeps of a version's origin: run, training window, job, commit, digest."""
+    return {"run_id": version.run_id, **{name: version.tags[name] for name in TRACED_TAGS if name in version.tags}}
