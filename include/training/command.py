@@ -35,6 +35,9 @@ EXIT_INTERRUPTED = 75
 STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP")
 """Environment that opens an object store: secrets reach the trainer by no other way."""
 
+GRACE_S = 20.0
+"""Seconds to save a checkpoint after being asked to stop."""
+
 _PACKAGES = ("torch", "numpy", "pyarrow", "onnxruntime-gpu", "onnxruntime")
 _TRACED_ROWS = 64
 
@@ -58,6 +61,8 @@ class _Stop:
             while os.read(0, 1024):
                 pass
             self._asked.set()
+            time.sleep(GRACE_S)
+            os._exit(EXIT_INTERRUPTED)  # it hangs in a library, and nobody is left to kill it
 
         threading.Thread(target=wait, daemon=True).start()
 

@@ -13,6 +13,7 @@ from include.errors import CorruptArtifactError, NotFoundError, PartitionError
 from include.features.examples import current_versions, training_set
 from include.lake.content import content_hash
 from include.lake.files import read_bytes, write_bytes
+from include.lake.tables import published_partitions
 from include.training.job import SnapshotRef
 
 if TYPE_CHECKING:
@@ -155,19 +156,13 @@ def read_rows_of(ref: SnapshotRef, *, storage: Storage) -> bytes:
     return raw
 
 
-def published_partitions(*, spec: ModelSpec, storage: Storage) -> tuple[str, ...]:
+def source_partitions(*, spec: ModelSpec, storage: Storage) -> tuple[str, ...]:
     """Return the partitions that every table of the source holds, oldest first."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
-
-    found: list[set[str]] = []
-    for table in spec.source.tables:
-        try:
-            opened = DeltaTable(storage.table(spec.name, table), storage_options=dict(storage.options))
-        except TableNotFoundError:
-            return ()
-        found.append({str(partition["partition"]) for partition in opened.partitions()})
-    return tuple(sorted(set.intersection(*found)))
+    found = [
+        published_partitions(uri=storage.table(spec.name, table), storage_options=storage.options)
+        for table in spec.source.tables
+    ]
+    return tuple(sorted(frozenset.intersection(*found)))
 
 
 def _require_rows(table: pa.Table, *, spec: ModelSpec, window: tuple[str, ...]) -> None:

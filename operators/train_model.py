@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from include.spec import load_spec
+from operators.hooks.lake import LakeHook
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.sdk import Context
+
+    from include.training.local import TrainerProcess
+
+
+class TrainModelOperator(BaseOperator):
+    """Trains on this machine: runs `python -m include.training` as a child process and logs what it prints.
+
+    A retry returns the result if the job is complete, and else continues at its newest checkpoint. `on_kill`, a timeout
+    and the death of the task, by SIGKILL too, stop the child, which saves a checkpoint first.
+
+    Args:
+        model: Name of the model's folder.
+        snapshot: What `BuildSnapshotOperator` returned.
+        overrides: JSON object of `seed` and fields of the spec's `training`; null leaves the spec's value.
+        lake_conn_id: Connection of the lake.
+
+    Returns:
+        `model`, `job_uri`, `job_key`, `window`, `num_epochs`, `validation_log_loss`, `device`, `seconds` by step.
+
+    Raises:
+        BadInputError: The job or its data cannot be used.
+        TrainingError: It was interrupted; a retry continues.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("model", "snapshot", "overrides", "lake_conn_id")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        snapshot: Mapping[str, Any],
+        overrides: str = "{}",
+        lake_conn_id: str = LakeHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.snapshot = snapshot
+        self.overrides = overrides
+        self.lake_conn_id = lake_conn_id
+        self._trainer: TrainerProcess | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it by name
+        """Train; what comes back is small and JSON."""
+        from include.training.local import TrainerProcess
+        from include.training.result import read_result
+        from include.training.submit import finished_job, submit_job
+
+        spec = load_spec(self.model)
+        storage = LakeHook(self.lake_conn_id).get_conn()
+        job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
+        if read_result(job, storage=storage) is None:
+            self._trainer = TrainerProcess(
+                job_uri=job.uri, secrets=storage.options, timeout_s=spec.training.timeout_s, say=self.log.info
+            )
+            self._trainer.run()
+        return finished_job(job, storage=storage)
+
+    def on_kill(self) -> None:
+        """Stop the child; it saves a checkpoint."""
+        if self._trainer is not None:
+            self._trainer.terminate()
