@@ -1,0 +1,225 @@
+"""The rollout's operators and sensor, in the order of `deploy_<model>`, on a real model server, MLflow and ledger."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskDeferred
+
+from include.errors import BadInputError, GateError, InconclusiveError, NotFoundError, PartitionError, ServiceError
+from operators.assets import champion_asset, closed_asset
+from operators.deploy_model import DeployModelOperator
+from operators.promote_model import PromoteModelOperator
+from operators.roll_back_model import RollBackModelOperator
+from operators.shift_traffic import ShiftTrafficOperator
+from sensors.canary_settled import CanarySettledSensor
+from tests.tiny_models import FRAGILE_DISTANCE
+
+if TYPE_CHECKING:
+    from tests.running import RolloutWorld
+
+MODEL = "flight_delays"
+LONG = {"distance": [FRAGILE_DISTANCE + 1] * 2}
+
+
+def context(run: str = "run-1", *, person: str | None = None, dag: str = f"deploy_{MODEL}") -> Any:
+    events = {asset: SimpleNamespace(extra=None) for asset in (champion_asset(MODEL), closed_asset(MODEL))}
+    dag_run = SimpleNamespace(dag_id=dag, run_id=run, triggering_user_name=person)
+    return {"dag_run": dag_run, "run_id": run, "outlet_events": events}
+
+
+def deploy(run: str = "run-1", **how: Any) -> dict[str, Any]:
+    operator = DeployModelOperator(task_id="deploy", model=MODEL, partition="2013-03", **how)
+    return operator.execute(context=context(run))
+
+
+def promote(version: str, run: str = "run-1") -> dict[str, Any]:
+    return PromoteModelOperator(task_id="promote", model=MODEL, version=version).execute(context=context(run))
+
+
+def shift(version: str, share_pct: float, run: str = "run-1") -> dict[str, Any]:
+    operator = ShiftTrafficOperator(task_id="shift", model=MODEL, version=version, share_pct=share_pct)
+    return operator.execute(context=context(run))
+
+
+def settled(version: str, **how: Any) -> dict[str, Any]:
+    sensor = CanarySettledSensor(task_id="settled", model=MODEL, version=version, **{"inline_wait_s": 0, **how})
+    return sensor.execute(context=context())
+
+
+@pytest.fixture
+def champion(rollout_world: RolloutWorld) -> str:
+    version = rollout_world.register()
+    deploy("run-0")
+    promote(version, "run-0")
+    return version
+
+
+def test_a_first_version_skips_the_comparison(rollout_world: RolloutWorld) -> None:
+    version = rollout_world.register()
+    pushed: dict[str, Any] = {}
+    with DAG("deploy", start_date=datetime(2013, 1, 1, tzinfo=UTC), schedule=None) as dag:
+        operator = DeployModelOperator(
+            task_id="deploy", model=MODEL, partition="2013-03", rival_task_ids=["shadow_settled", "shift_10"]
+        )
+        EmptyOperator(task_id="shadow_settled") >> EmptyOperator(task_id="shift_10") >> EmptyOperator(task_id="promote")
+    ti = SimpleNamespace(
+        task=dag.get_task("deploy"), map_index=-1, xcom_push=lambda *, key, value: pushed.update({key: value})
+    )
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        operator.execute(context={**context(), "ti": ti})
+    assert skipped.value.tasks == ["shadow_settled", "shift_10"]
+    assert pushed["return_value"]["is_bootstrap"] is True
+    found = promote(version)
+    assert (found["outcome"], found["version"], found["previous"]) == ("bootstrap", version, None)
+
+
+def test_a_good_challenger_becomes_champion(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register(bias=-0.9)
+    found = deploy()
+    assert (found["version"], found["champion"], found["is_bootstrap"]) == (version, champion, False)
+    rollout_world.send(60)
+    rollout_world.wait_for(version, "shadow", 60)
+    assert settled(version, stage="shadow")["verdict"] == "pass"
+    shift(version, 50)
+    rollout_world.send(120)
+    assert settled(version, share_pct=50)["verdict"] == "pass"
+    operator = PromoteModelOperator(
+        task_id="promote", model=MODEL, version=version, outlets=[champion_asset(MODEL), closed_asset(MODEL)]
+    )
+    for _ in range(2):
+        ran = context()
+        found = operator.execute(context=ran)
+        assert (found["outcome"], found["previous"]) == ("promote", champion)
+        assert [event.extra for event in ran["outlet_events"].values()] == [found, found]
+    assert rollout_world.send(5) == {version}
+    assert (rollout_world.alias("champion"), rollout_world.alias("challenger")) == (version, None)
+    assert rollout_world.ledger.entries()[-1].actor == f"deploy_{MODEL}:run-1"
+
+
+def test_a_canary_that_fails_is_rolled_back_with_its_evidence(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register(is_fragile=True)
+    deploy()
+    shift(version, 50)
+    assert rollout_world.send(40, **LONG) == {champion}  # nobody had to wait for the canary's failures
+    with pytest.raises(GateError, match=r"canary of 'flight_delays' v\d+ at 50 %: error_frac .* > 0.01"):
+        settled(version, share_pct=50)
+    operator = RollBackModelOperator(task_id="roll_back", model=MODEL, version=version, outlets=[closed_asset(MODEL)])
+    ran = context()
+    found = operator.execute(context=ran)
+    assert (found["outcome"], found["version"], found["champion"]) == ("roll_back", version, champion)
+    assert "error_frac" in found["reasons"][0]
+    assert ran["outlet_events"][closed_asset(MODEL)].extra == found
+    assert ran["outlet_events"][champion_asset(MODEL)].extra is None
+    assert rollout_world.send(5) == {champion}
+    assert (rollout_world.alias("champion"), rollout_world.alias("challenger")) == (champion, None)
+
+
+def test_a_stage_without_evidence_defers_and_carries_no_secret(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    with pytest.raises(TaskDeferred) as deferred:
+        settled(version, stage="shadow")
+    assert deferred.value.method_name == "resume"
+    _, kwargs = deferred.value.trigger.serialize()
+    assert kwargs == {
+        "model": MODEL,
+        "version": version,
+        "stage": "shadow",
+        "share_pct": 0.0,
+        "model_server_conn_id": "model_server_default",
+    }
+
+
+def test_a_wait_that_is_short_stays_in_the_worker(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    with pytest.raises(TaskDeferred):
+        settled(version, stage="shadow", inline_wait_s=0.6)  # looks twice, half a second apart
+    rollout_world.send(60)
+    assert settled(version, stage="shadow", inline_wait_s=5.0)["verdict"] == "pass"
+
+
+def test_what_the_trigger_decided_is_recorded_and_raised(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    sensor = CanarySettledSensor(task_id="settled", model=MODEL, version=version, stage="shadow")
+    event = {"verdict": "inconclusive", "reasons": ["challenger took 1 of 60 requests"], "evidence": {"elapsed_s": 9}}
+    for _ in range(2):
+        with pytest.raises(InconclusiveError, match="challenger took 1 of 60"):
+            sensor.resume(context(), event)
+    ended = [entry for entry in rollout_world.ledger.entries(MODEL, "shadow") if entry.evidence["state"] == "ended"]
+    assert [entry.evidence["elapsed_s"] for entry in ended] == [9]
+
+
+def test_routes_that_a_person_changed_fail_the_stage(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    shift(version, 10)
+    rollout_world.server.client.set_routes(model=MODEL, champion=champion)
+    with pytest.raises(GateError, match="routes changed"):
+        settled(version, share_pct=10)
+
+
+@pytest.mark.parametrize("share_pct", [0, 100, 10.05])
+def test_an_impossible_share_changes_nothing(rollout_world: RolloutWorld, champion: str, share_pct: float) -> None:
+    version = rollout_world.register()
+    deploy()
+    with pytest.raises(BadInputError, match="The routes stay as they were"):
+        shift(version, share_pct)
+    assert rollout_world.state.shadow == version
+
+
+def test_a_run_without_a_partition_key_is_refused(rollout_world: RolloutWorld) -> None:
+    rollout_world.register()
+    operator = DeployModelOperator(task_id="deploy", model=MODEL, partition="None")
+    with pytest.raises(PartitionError, match="allowed: YYYY-MM from 2013-01 to 2013-12"):
+        operator.execute(context=context())
+
+
+def test_force_and_version_come_from_the_form(rollout_world: RolloutWorld) -> None:
+    old = rollout_world.register(window_end="2013-01")
+    promoted = rollout_world.register(window_end="2013-03")
+    deploy("run-0")
+    promote(promoted, "run-0")
+    with pytest.raises(GateError, match="Trigger with `force`"):
+        deploy(version=old)
+    with pytest.raises(GateError, match="Trigger with `force`"):
+        deploy(version=old, force="False")
+    assert deploy(version=old, force="True")["version"] == old
+
+
+def test_a_person_rolls_back_in_their_own_name(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    shift(version, 10)
+    promote(version)
+    operator = RollBackModelOperator(
+        task_id="roll_back",
+        model=MODEL,
+        scope="champion",
+        reason="late alerts",
+        outlets=[champion_asset(MODEL)],
+    )
+    ran = context("manual-1", person="ada", dag=f"rollback_{MODEL}")
+    for _ in range(2):
+        found = operator.execute(context=ran)
+    assert (found["version"], found["champion"], found["reasons"]) == (champion, champion, ["late alerts"])
+    assert rollout_world.ledger.entries()[-1].actor == f"ada by rollback_{MODEL}:manual-1"
+    assert (rollout_world.state.champion, rollout_world.alias("champion")) == (champion, champion)
+    assert ran["outlet_events"][champion_asset(MODEL)].extra == found
+    again = RollBackModelOperator(task_id="roll_back", model=MODEL, scope="champion")
+    with pytest.raises(NotFoundError, match="must have had a champion before"):
+        again.execute(context=context("manual-2"))
+
+
+def test_a_model_server_that_is_down_is_an_error_worth_a_retry(rollout_world: RolloutWorld) -> None:
+    rollout_world.register()
+    rollout_world.server.kill()
+    with pytest.raises(ServiceError, match="Start it, then retry"):
+        deploy()
