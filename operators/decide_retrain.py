@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from include.drift.monitor import Measurement
     from include.retraining.decision import Verdict
     from include.rollout.ledger import Entry
 
@@ -92,7 +93,7 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
             decision = decide(
                 spec=spec,
                 partition=partition,
-                measurement=self.measure(champion),
+                measurement=self.measure(champion) if champion else _unmeasured(partition),
                 champion=champion,
                 history=load_history(spec=spec, storage=LakeHook(self.lake_conn_id).get_conn(), ledger=ledger),
             )
@@ -101,3 +102,10 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
                 ledger=ledger, model=spec.name, partition=partition, decision=decision, actor=actor, key=key
             )
         return entry, standing_verdict(entry, champion_window_end=champion.window_end if champion else None)
+
+
+def _unmeasured(partition: str) -> Measurement:
+    """Return what is known before anything serves; the first months need no more, and their loop is faster so."""
+    from include.drift.monitor import Measurement
+
+    return Measurement(partition=partition, champion_version=None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def test_a_month_is_reported_against_the_training_window(
     for partition in ("2013-02", "2013-03", MONTH):
         publish(partition=partition, num_flights=300)
     served(partition=MONTH)
+    niceness = os.nice(0)
     found = write_report(spec=spec, storage=storage, partition=MONTH, version=version("2013-02", "2013-03"))
     report = Path(storage.report(spec.name, MONTH)) / "drift.html"
     assert found["uri"] == str(report)
@@ -41,6 +43,7 @@ def test_a_month_is_reported_against_the_training_window(
     assert html.lstrip().startswith("<!DOCTYPE html>")
     assert "dep_minute_of_day" in html
     assert [path.name for path in report.parent.iterdir()] == ["drift.html"]
+    assert os.nice(0) == niceness
 
 
 def test_nothing_served_is_inconclusive(
