@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.traffic import Traffic
 from include.errors import ServiceError
+from include.rollout.ledger import CHAMPION_KINDS, Ledger
 from include.runtime.airflow_api import AirflowApi
 from include.serving.client import ModelServerClient
 from include.spec import load_spec
@@ -32,13 +34,15 @@ class Loop:
     Args:
         deployment: A deployment that `up` started, with an empty lake.
         months: Partition keys, in order.
-        say: Told what is happening.
+        say: Told what is happening, several times a second.
+        tell: Told what has happened, once.
         max_flights: Land and ask for only so many flights a month; None for all.
     """
 
     deployment: Deployment
     months: tuple[str, ...]
     say: Callable[[str], None]
+    tell: Callable[[str], None] = field(default=lambda _: None)
     max_flights: int | None = None
     traffic: dict[str, Traffic] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -54,21 +58,24 @@ class Loop:
             started = time.monotonic()
             self._run_month(month)
             self.seconds[month] = time.monotonic() - started
+            self.tell(f"{month} closed after {self.seconds[month]:.0f} s: {self._decision(month)}")
 
-    def score(self, *, month: str, versions: tuple[str, ...]) -> None:
-        """Score one month with several versions through `score_*`, so that they can be compared on the same rows."""
-        for version in versions:
-            self.say(f"{month}: scoring with version {version}")
-            body = {"logical_date": None, "conf": {"partitions": [month], "version": version}}
-            run = self._api.post(f"dags/score_{MODEL}/dagRuns", body)
-            self._wait_for_run(f"score_{MODEL}", run["dag_run_id"])
+    def score(self, *, month: str, version: str) -> None:
+        """Score one month with a version through `score_*`."""
+        self.say(f"{month}: scoring with v{version}")
+        body = {"logical_date": None, "conf": {"partitions": [month], "version": version}}
+        run = self.api.post(f"dags/score_{MODEL}/dagRuns", body)
+        self._wait_for_run(f"score_{MODEL}", run["dag_run_id"])
 
-    @property
-    def _api(self) -> AirflowApi:
-        if not hasattr(self, "_client"):
-            secrets = self.deployment.secrets
-            self._client = AirflowApi(base_url=self.deployment.airflow_url, password=secrets.admin_password)
-        return self._client
+    def events(self, asset: str) -> list[dict[str, Any]]:
+        """Return the events of one of the model's assets, oldest first."""
+        return self.api.asset_events(f"{MODEL}.{asset}")
+
+    @cached_property
+    def api(self) -> AirflowApi:
+        """The deployment's Airflow."""
+        secrets = self.deployment.secrets
+        return AirflowApi(base_url=self.deployment.airflow_url, password=secrets.admin_password)
 
     @property
     def _spec(self) -> ModelSpec:
@@ -93,6 +100,14 @@ class Loop:
         self.say(f"{following}: callers ask the model server")
         traffic.wait()
 
+    def _decision(self, month: str) -> str:
+        """Return what was decided on a month, and who serves since."""
+        entries = Ledger(path=self.deployment.home.ledger).entries(MODEL)
+        verdicts = [e.evidence["verdict"] for e in entries if e.kind == "retrain_decision" and e.subject == month]
+        champions = [e.evidence["champion"] for e in entries if e.kind in CHAMPION_KINDS]
+        serving = f"v{champions[-1]} serves" if champions else "nothing serves yet"
+        return f"{verdicts[-1]}; {serving}"
+
     def _start_traffic(self, month: str) -> None:
         traffic = Traffic(
             spec=self._spec,
@@ -111,7 +126,7 @@ class Loop:
 
     def _wait_for_event(self, asset: str, month: str) -> None:
         deadline = time.monotonic() + MONTH_TIMEOUT_S
-        while month not in [event["partition_key"] for event in self._api.asset_events(f"{MODEL}.{asset}")]:
+        while month not in [event["partition_key"] for event in self.events(asset)]:
             self._tell_progress(month)
             if time.monotonic() > deadline:
                 raise ServiceError(
@@ -132,12 +147,12 @@ class Loop:
         self.say(f"{month}: {', '.join(sorted(working)) or 'ingest'}")
 
     def _runs(self, month: str, *, states: list[str]) -> list[dict[str, Any]]:
-        found = self._api.get("dags/~/dagRuns", state=states, limit=100)["dag_runs"]
+        found = self.api.get("dags/~/dagRuns", state=states, limit=100)["dag_runs"]
         return [run for run in found if run.get("partition_key") == month]
 
     def _wait_for_run(self, dag_id: str, run_id: str) -> None:
         deadline = time.monotonic() + MONTH_TIMEOUT_S
-        while (state := self._api.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]) != "success":
+        while (state := self.api.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]) != "success":
             if state in _FAILED or time.monotonic() > deadline:
                 raise ServiceError(f"{dag_id} {run_id} must succeed; got {state}. See {self.deployment.home.logs}.")
             time.sleep(_POLL_S)

@@ -49,6 +49,8 @@ class Traffic:
     num_errors: Counter[int] = field(default_factory=Counter)
     """Answers that were no prediction, by HTTP status."""
     latencies_ms: list[float] = field(default_factory=list)
+    span: tuple[float, float] = (0.0, 0.0)
+    """When the first request was sent and the last was answered, Unix seconds."""
     _hurry: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _failure: BaseException | None = None
@@ -79,10 +81,12 @@ class Traffic:
             raise ServiceError(f"each request of {self.partition} must get a prediction; got {dict(self.num_errors)}.")
 
     def _run(self) -> None:
+        began = time.time()
         try:
             asyncio.run(self._send_all())
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to: `wait` raises it again
             self._failure = error
+        self.span = (began, time.time())
 
     async def _send_all(self) -> None:
         import aiohttp
