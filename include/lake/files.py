@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,6 @@ def delete_file(uri: str, *, storage: Storage) -> None:
 
 def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[str, Any] | None:
     """Return S3's answer about an object, or None when there is no such object."""
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     scheme, _, place = uri.partition("://")
@@ -91,14 +91,7 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[s
             f"storage must be a folder or s3://bucket/prefix; got {uri!r}. Nothing was changed. Mend the root of the "
             "lake's connection."
         )
-    options = storage.options
-    client = boto3.session.Session().client(
-        "s3",
-        aws_access_key_id=options.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=options.get("AWS_SECRET_ACCESS_KEY"),
-        region_name=options.get("AWS_REGION"),
-        endpoint_url=options.get("AWS_ENDPOINT_URL"),
-    )
+    client = _s3_client(tuple(sorted(storage.options.items())))
     try:
         return dict(getattr(client, method)(Bucket=bucket, Key=key, **more))
     except ClientError as error:
@@ -112,6 +105,21 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[s
         ) from error
     except BotoCoreError as error:
         raise _no_answer(method, uri, error) from error
+
+
+@cache
+def _s3_client(options: tuple[tuple[str, str], ...]) -> Any:
+    """Return the client of a storage; threads may share it, and making one reads megabytes of definitions."""
+    import boto3
+
+    found = dict(options)
+    return boto3.session.Session().client(
+        "s3",
+        aws_access_key_id=found.get("AWS_ACCESS_KEY_ID"),
+        aws_secret_access_key=found.get("AWS_SECRET_ACCESS_KEY"),
+        region_name=found.get("AWS_REGION"),
+        endpoint_url=found.get("AWS_ENDPOINT_URL"),
+    )
 
 
 def _no_answer(method: str, uri: str, error: Exception) -> ServiceError:

@@ -90,11 +90,12 @@ def write_partition(
         "content_hash": checksum,
     }
     for attempt in range(_MAX_ATTEMPTS):
-        found = partition_commit(uri=uri, partition=partition, storage_options=storage_options)
+        held = _find(uri=uri, storage_options=storage_options)
+        found = _commit_of(held, partition=partition) if held is not None else None
         if found is not None and found.checksum == checksum:
             return found
         try:
-            _overwrite(uri=uri, rows=rows, partition=partition, storage_options=storage_options, recorded=recorded)
+            _overwrite(held, uri=uri, rows=rows, storage_options=storage_options, recorded=recorded)
         except (CommitFailedError, DeltaError) as error:
             if not _is_conflict(error):
                 raise
@@ -144,9 +145,7 @@ def published_partitions(*, uri: str, storage_options: Mapping[str, str]) -> fro
 
 def table_exists(*, uri: str, storage_options: Mapping[str, str]) -> bool:
     """Return whether a Delta table is there."""
-    from deltalake import DeltaTable
-
-    return bool(DeltaTable.is_deltatable(uri, storage_options=dict(storage_options)))
+    return _find(uri=uri, storage_options=storage_options) is not None
 
 
 def partition_commit(*, uri: str, partition: str, storage_options: Mapping[str, str]) -> Commit | None:
@@ -154,11 +153,12 @@ def partition_commit(*, uri: str, partition: str, storage_options: Mapping[str, 
 
     It is unknown after a change that this module did not make, such as a restore or a delete by hand.
     """
-    try:
-        table = _open(uri=uri, storage_options=storage_options)
-    except NotFoundError:
-        return None
-    for entry in table.history():
+    held = _find(uri=uri, storage_options=storage_options)
+    return _commit_of(held, partition=partition) if held is not None else None
+
+
+def _commit_of(held: DeltaTable, *, partition: str) -> Commit | None:
+    for entry in held.history():
         if "content_hash" in entry:
             if entry[PARTITION_COLUMN] == partition:
                 return _to_commit(entry)
@@ -191,29 +191,34 @@ def _with_partition(table: pa.Table, *, partition: str) -> pa.Table:
 
 
 def _overwrite(
-    *, uri: str, rows: pa.Table, partition: str, storage_options: Mapping[str, str], recorded: Mapping[str, str]
+    held: DeltaTable | None,
+    *,
+    uri: str,
+    rows: pa.Table,
+    storage_options: Mapping[str, str],
+    recorded: Mapping[str, str],
 ) -> None:
+    """Commit on top of the version that `held` shows, so that a faster writer of the same partition is a conflict."""
     from deltalake import CommitProperties, write_deltalake
 
-    exists = table_exists(uri=uri, storage_options=storage_options)
-    has_new_columns = exists and _has_new_columns(uri=uri, rows=rows, storage_options=storage_options)
+    has_new_columns = held is not None and _has_new_columns(held, uri=uri, rows=rows)
     write_deltalake(
-        uri,
+        uri if held is None else held,
         rows,
         mode="overwrite",
-        predicate=f"{PARTITION_COLUMN} = '{partition}'",
+        predicate=f"{PARTITION_COLUMN} = '{recorded[PARTITION_COLUMN]}'",
         partition_by=[PARTITION_COLUMN],
         schema_mode="merge" if has_new_columns else None,
-        configuration=None if exists else _CONFIGURATION,
+        configuration=_CONFIGURATION if held is None else None,
         storage_options=dict(storage_options),
         commit_properties=CommitProperties(custom_metadata=dict(recorded)),
     )
 
 
-def _has_new_columns(*, uri: str, rows: pa.Table, storage_options: Mapping[str, str]) -> bool:
+def _has_new_columns(table: DeltaTable, *, uri: str, rows: pa.Table) -> bool:
     import pyarrow as pa
 
-    held = pa.schema(_open(uri=uri, storage_options=storage_options).schema())
+    held = pa.schema(table.schema())
     missing = [name for name in held.names if name not in rows.column_names]
     changed = [
         f"{field.name}: {field.type} instead of {held.field(field.name).type}"
@@ -230,6 +235,13 @@ def _has_new_columns(*, uri: str, rows: pa.Table, storage_options: Mapping[str, 
 
 def _kind(kind: pa.DataType) -> str:
     return str(kind).removeprefix("large_").removesuffix("_view")
+
+
+def _find(*, uri: str, storage_options: Mapping[str, str]) -> DeltaTable | None:
+    try:
+        return _open(uri=uri, storage_options=storage_options)
+    except NotFoundError:
+        return None
 
 
 def _open(*, uri: str, storage_options: Mapping[str, str], version: int | None = None) -> DeltaTable:

@@ -19,8 +19,8 @@ _MIN_WEATHER_FRAC = 0.9
 
 _FLIGHT_REQUIRED = ("carrier", "flight", "origin", "dest", "sched_dep_time", "sched_arr_time", "distance", "time_hour")
 _FLIGHT_RANGES = {
-    "hour": (0, 23, "hour of day"),
-    "minute": (0, 59, "minute of hour"),
+    "hour": (0, 23, ""),
+    "minute": (0, 59, ""),
     "distance": (1, 6000, "miles"),
     "air_time": (1, 1200, "minutes"),
     "dep_delay": (-180, 2880, "minutes"),
@@ -123,7 +123,7 @@ def _ranges(ranges: dict[str, tuple[int, int, str]]) -> list[Any]:
 
     return [
         gxe.ExpectColumnValuesToBeBetween(
-            column=column, min_value=low, max_value=high, **_row_level(f"{column} is {low} to {high} {unit}")
+            column=column, min_value=low, max_value=high, **_row_level(f"{column} is {low} to {high} {unit}".strip())
         )
         for column, (low, high, unit) in ranges.items()
     ]
