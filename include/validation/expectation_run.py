@@ -90,6 +90,7 @@ def run_expectations(
     Raises:
         InconclusiveError: An expectation could not be evaluated.
     """
+    silence_great_expectations()
     import great_expectations as gx
 
     project = folder / "gx"
@@ -117,11 +118,10 @@ def _report(table: str, results: Sequence[Any]) -> TableReport:
     failures = []
     for result in results:
         config = result.expectation_config
-        if (result.exception_info or {}).get("raised_exception"):
+        if error := _exception(result.exception_info or {}):
             raise InconclusiveError(
-                f"expectation {config.description!r} of table {table!r} must be evaluated; got "
-                f"{result.exception_info['exception_message']}. Nothing was published. Mend the model's "
-                "expectations.py."
+                f"expectation {config.description!r} of table {table!r} must be evaluated; got {error}. Nothing was "
+                "published. Mend the model's expectations.py."
             )
         if config.severity == _ROW_LEVEL:
             for index in result.result["unexpected_index_list"]:
@@ -129,6 +129,14 @@ def _report(table: str, results: Sequence[Any]) -> TableReport:
         if not result.success:
             failures.append(f"{table}: {config.description}; got {_observed(result.result)}")
     return TableReport(bad_rows=dict(sorted(bad_rows.items())), failures=failures)
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Return what was raised: one exception of the expectation, or one for each metric that it needs, by metric."""
+    for found in (info, *(value for value in info.values() if isinstance(value, dict))):
+        if found.get("raised_exception"):
+            return str(found.get("exception_message"))
+    return None
 
 
 def _observed(result: Mapping[str, Any]) -> str:
