@@ -108,7 +108,7 @@ def _run(job: Job, *, storage: Storage, stop: _Stop) -> int:
     except InterruptedTrainingError as error:
         _say(f"interrupted: {error}; a checkpoint is saved")
         return EXIT_INTERRUPTED
-    except BadInputError as error:
+    except TradewindError as error:
         return _fail(EXIT_BAD_JOB, error)
     return EXIT_DONE
 

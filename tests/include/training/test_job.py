@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from include.errors import BadInputError, TrainingError
+from include.lake.storage import Storage
+from include.training.commit import UNKNOWN, VARIABLE, current_commit
+from include.training.job import load_job
+from include.training.submit import finished_job, submit_job
+from tests.snapshots import COMMIT, SPEC, small_job, small_table, write_snapshot
+
+
+@pytest.fixture
+def snapshot(storage: Storage) -> dict[str, object]:
+    return write_snapshot(storage, small_table(200)).model_dump(mode="json") | {"versions": {"flights": 3}}
+
+
+def test_a_job_is_read_as_it_was_written(storage: Storage, snapshot: dict[str, object]) -> None:
+    job = submit_job(spec=SPEC, snapshot=snapshot, overrides='{"max_epochs": 5, "dropout": null}', storage=storage)
+    assert load_job(job.uri, storage=storage) == job
+    assert (job.training.max_epochs, job.training.dropout) == (5, SPEC.training.dropout)
+    assert (job.seed, job.commit, job.params) == (SPEC.training.seed, COMMIT, {"max_epochs": 5})
+    assert job.key.startswith("2013-03-")
+
+
+def test_what_decides_the_result_decides_the_key(storage: Storage, snapshot: dict[str, object], tmp_path: Path) -> None:
+    def key(**changes: object) -> str:
+        overrides = str(changes.pop("overrides", "{}"))
+        root = changes.pop("storage", storage)
+        assert isinstance(root, Storage)
+        return submit_job(spec=SPEC, snapshot={**snapshot, **changes}, overrides=overrides, storage=root).key
+
+    same = key()
+    assert key() == same
+    assert key(storage=Storage(root=str(tmp_path / "elsewhere"))) == same
+    assert key(uri="/elsewhere") == same
+    assert len({same, key(sha256="0" * 64), key(overrides='{"seed": 1}'), key(overrides='{"max_epochs": 5}')}) == 4
+
+
+@pytest.mark.parametrize("overrides", ["", "[1]", "5", "{"])
+def test_overrides_must_be_an_object(storage: Storage, snapshot: dict[str, object], overrides: str) -> None:
+    with pytest.raises(BadInputError, match="must be a JSON object"):
+        submit_job(spec=SPEC, snapshot=snapshot, overrides=overrides, storage=storage)
+
+
+def test_an_override_outside_the_schema_is_refused_before_any_trainer_starts(
+    storage: Storage, snapshot: dict[str, object]
+) -> None:
+    with pytest.raises(BadInputError, match="batch_size: Input should be greater than 0"):
+        submit_job(spec=SPEC, snapshot=snapshot, overrides='{"batch_size": 0}', storage=storage)
+    assert not Path(storage.root, "jobs").exists()
+
+
+@pytest.mark.parametrize("spoiled", [{}, {"uri": "x"}, {"sha256": "short"}])
+def test_a_snapshot_that_is_none_is_refused(
+    storage: Storage, snapshot: dict[str, object], spoiled: dict[str, object]
+) -> None:
+    given = {**snapshot, **spoiled} if "sha256" in spoiled else spoiled
+    with pytest.raises(BadInputError, match="needs the snapshot that its first task wrote"):
+        submit_job(spec=SPEC, snapshot=given, overrides="{}", storage=storage)
+
+
+def test_a_job_without_a_result_is_not_finished(storage: Storage) -> None:
+    with pytest.raises(TrainingError, match=r"must leave a whole result\.json; got none"):
+        finished_job(small_job(storage), storage=storage)
+
+
+def test_a_commit_names_the_working_tree_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    assert current_commit(tmp_path) == UNKNOWN
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("a = 1\n")
+    git("add", "code.py")
+    git("commit", "-q", "-m", "First")
+    assert current_commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "code.py").write_text("a = 2\n")
+    dirty = current_commit(tmp_path)
+    assert dirty.startswith(f"{git('rev-parse', 'HEAD')}-dirty-")
+    (tmp_path / "code.py").write_text("a = 3\n")
+    assert current_commit(tmp_path) != dirty
+
+
+def test_an_image_names_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "abc")
+    assert current_commit() == "abc"
