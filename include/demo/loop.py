@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from include import partitions
 from include.demo.flights import MODEL, land_month
-from include.demo.traffic import Traffic
+from include.demo.traffic import COMPARED_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
 from include.errors import ServiceError
 from include.rollout.ledger import CHAMPION_KINDS, Ledger
 from include.runtime.airflow_api import AirflowApi
@@ -96,7 +97,7 @@ class Loop:
         if following not in self.traffic:
             self._start_traffic(following)
         traffic = self.traffic[following]
-        traffic.hurry()
+        traffic.requests_per_s = math.inf
         self.say(f"{following}: callers ask the model server")
         traffic.wait()
 
@@ -118,16 +119,28 @@ class Loop:
         self.traffic[month] = traffic
         traffic.start()
 
-    def _has_champion(self) -> bool:
+    def _routes(self) -> dict[str, Any]:
         server = ModelServerClient(
             base_url=self.deployment.model_server_url, admin_token=self.deployment.secrets.model_server_token
         )
-        return server.get_routes(model=MODEL)["routes"]["champion"] is not None
+        return dict(server.get_routes(model=MODEL)["routes"])
+
+    def _has_champion(self) -> bool:
+        return self._routes()["champion"] is not None
+
+    def _pace_traffic(self, following: str) -> None:
+        """Let callers ask slowly, and faster as soon as a challenger needs them."""
+        if following in self.traffic:
+            routes = self._routes()
+            is_compared = routes["canary"] is not None or routes["shadow"] is not None
+            pace = COMPARED_REQUESTS_PER_S if is_compared else IDLE_REQUESTS_PER_S
+            self.traffic[following].requests_per_s = pace
 
     def _wait_for_event(self, asset: str, month: str) -> None:
         deadline = time.monotonic() + MONTH_TIMEOUT_S
         while month not in [event["partition_key"] for event in self.events(asset)]:
             self._tell_progress(month)
+            self._pace_traffic(partitions.shift(month, 1))
             if time.monotonic() > deadline:
                 raise ServiceError(
                     f"{month} must reach {MODEL}.{asset} within {MONTH_TIMEOUT_S:.0f} s; got no such event. "
@@ -137,7 +150,8 @@ class Loop:
 
     def _tell_progress(self, month: str) -> None:
         runs = self._runs(month, states=["running", *_FAILED])
-        failed = [run["dag_id"] for run in runs if run["state"] in _FAILED]
+        # A challenger that is rolled back leaves a failed deploy behind, for people to see; the month goes on.
+        failed = [r["dag_id"] for r in runs if r["state"] in _FAILED and r["dag_id"] != f"deploy_{MODEL}"]
         if failed:
             raise ServiceError(
                 f"no Dag run of {month} may fail; got {', '.join(failed)}. "

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 ROWS_PER_REQUEST = 8
 CONCURRENCY = 4
-PACED_REQUESTS_PER_S = 60.0
-"""Pace while a deploy is under way, so that the month lasts until the canary has seen enough."""
+IDLE_REQUESTS_PER_S = 10.0
+"""Pace while the month before is being decided on: the callers must last until there is something to compare."""
+COMPARED_REQUESTS_PER_S = 80.0
+"""Pace while a challenger is compared with the champion."""
 
 
 @dataclass(kw_only=True)
 class Traffic:
-    """Replays one partition's requests from a thread of its own.
-
-    Requests are paced until `hurry` is called: the month must last as long as the deploy that runs meanwhile.
+    """Replays one partition's requests from a thread of its own, at a pace that its owner may change.
 
     Args:
         spec: The model that is asked.
@@ -51,7 +51,8 @@ class Traffic:
     latencies_ms: list[float] = field(default_factory=list)
     span: tuple[float, float] = (0.0, 0.0)
     """When the first request was sent and the last was answered, Unix seconds."""
-    _hurry: threading.Event = field(default_factory=threading.Event)
+    requests_per_s: float = IDLE_REQUESTS_PER_S
+    _next_at: float = 0.0
     _thread: threading.Thread | None = None
     _failure: BaseException | None = None
 
@@ -59,10 +60,6 @@ class Traffic:
         """Begin sending."""
         self._thread = threading.Thread(target=self._run, name=f"traffic-{self.partition}", daemon=True)
         self._thread.start()
-
-    def hurry(self) -> None:
-        """Stop pacing: nothing waits for this month's evidence any more."""
-        self._hurry.set()
 
     def wait(self) -> None:
         """Wait until every request has been answered.
@@ -91,20 +88,17 @@ class Traffic:
     async def _send_all(self) -> None:
         import aiohttp
 
-        started = time.monotonic()
-        pending = asyncio.Queue[tuple[int, dict[str, Any]]]()
-        for item in enumerate(month_requests(self.spec, partition=self.partition, max_flights=self.max_flights)):
+        pending = asyncio.Queue[dict[str, Any]]()
+        for item in month_requests(self.spec, partition=self.partition, max_flights=self.max_flights):
             pending.put_nowait(item)
         async with aiohttp.ClientSession(self.base_url) as session:
-            await asyncio.gather(*(self._send(session, pending, started) for _ in range(CONCURRENCY)))
+            await asyncio.gather(*(self._send(session, pending) for _ in range(CONCURRENCY)))
 
-    async def _send(
-        self, session: aiohttp.ClientSession, pending: asyncio.Queue[tuple[int, dict[str, Any]]], started: float
-    ) -> None:
+    async def _send(self, session: aiohttp.ClientSession, pending: asyncio.Queue[dict[str, Any]]) -> None:
         while not pending.empty():
-            number, body = pending.get_nowait()
-            if not self._hurry.is_set():
-                await asyncio.sleep(max(0.0, started + number / PACED_REQUESTS_PER_S - time.monotonic()))
+            body = pending.get_nowait()
+            self._next_at = max(self._next_at, time.monotonic()) + 1 / self.requests_per_s
+            await asyncio.sleep(self._next_at - time.monotonic())
             before = time.perf_counter()
             async with session.post(f"/v2/models/{self.spec.name}/infer", json=body) as response:
                 answer = await response.json()

@@ -14,6 +14,8 @@ from typing import Any
 from include.errors import ServiceError
 
 _PAGE = 100
+_MAX_REPEATS = 20
+_REPEAT_AFTER_S = 0.25
 
 
 @dataclass(kw_only=True)
@@ -74,20 +76,28 @@ class AirflowApi:
         return list(self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="timestamp")["asset_events"])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        for attempt in (1, 2):
-            if not self._token:
-                self._token = self._login()
+        attempt = 0
+        while True:
+            attempt += 1
             try:
+                self._token = self._token or self._login()
                 return self._send(method, path, body, token=self._token)
             except urllib.error.HTTPError as error:
-                if error.code == HTTPStatus.UNAUTHORIZED and attempt == 1:
-                    self._token = ""
-                    continue
-                detail = error.read().decode(errors="replace")[:500]
-                raise ServiceError(f"{method} {path} must succeed; got HTTP {error.code}: {detail}.") from error
+                if not self._may_repeat(method, error.code, attempt):
+                    detail = error.read().decode(errors="replace")[:500]
+                    raise ServiceError(f"{method} {path} must succeed; got HTTP {error.code}: {detail}.") from error
             except OSError as error:
                 raise ServiceError(f"Airflow must answer at {self.base_url}; got {error}. Is it up?") from error
-        raise AssertionError  # the loop returns or raises
+
+    def _may_repeat(self, method: str, status: int, attempt: int) -> bool:
+        if status == HTTPStatus.UNAUTHORIZED and attempt == 1:
+            self._token = ""  # it has expired
+            return True
+        # Airflow 3.3.2 answers 500 about an event's Dag runs as long as one of them is queued and has no start yet.
+        if method == "GET" and status == HTTPStatus.INTERNAL_SERVER_ERROR and attempt <= _MAX_REPEATS:
+            time.sleep(_REPEAT_AFTER_S)
+            return True
+        return False
 
     def _login(self) -> str:
         body = {"username": "admin", "password": self.password}
