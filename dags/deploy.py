@@ -37,7 +37,10 @@ from operators.rollouts import DEPLOYED_VERSION
 if TYPE_CHECKING:
     from include.spec import ModelSpec
 
-_OUTCOME = "{% set done = ti.xcom_pull() -%}{{ done['model'] }} v{{ done['version'] }}: {{ done['outcome'] }}."
+_OUTCOME = (
+    "{% set done = ti.xcom_pull() -%}{{ done['model'] }} v{{ done['version'] }}: {{ done['outcome'] }}. "
+    "{{ done.get('reasons', []) | join('; ') }}"
+)
 
 
 def _params() -> dict[str, Param]:

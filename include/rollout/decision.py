@@ -181,12 +181,13 @@ def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) ->
 
 
 def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_s: float) -> dict[str, Any]:
-    found: dict[str, Any] = {"min_requests": needed, "elapsed_s": round(elapsed_s, 3)}
-    for name, counters in (("challenger", challenger), ("champion", champion)):
-        found[name] = {
-            "requests": counters.requests,
-            "errors": counters.errors,
-            "latency_p95_ms": counters.latency_p95_ms,
-            "mean_score": counters.mean_score,
+    counters = {
+        name: {
+            "requests": counted.requests,
+            "errors": counted.errors,
+            "latency_p95_ms": counted.latency_p95_ms,
+            "mean_score": counted.mean_score,
         }
-    return found
+        for name, counted in (("challenger", challenger), ("champion", champion))
+    }
+    return {"min_requests": needed, "elapsed_s": round(elapsed_s, 3), "counters": counters}

@@ -65,7 +65,7 @@ def send(server: RunningModelServer, num_requests: int, **changes: Any) -> None:
 def test_it_waits_for_evidence_and_sends_the_decision(canary: RunningModelServer) -> None:
     found = asyncio.run(event_of(trigger(), meanwhile=lambda: send(canary, 130)))
     assert (found["verdict"], found["reasons"]) == ("pass", ["every measure is within its limit"])
-    assert found["evidence"]["challenger"]["requests"] >= ROLLOUT.min_requests_per_step
+    assert found["evidence"]["counters"]["challenger"]["requests"] >= ROLLOUT.min_requests_per_step
 
 
 def test_evidence_that_is_there_is_decided_at_once(canary: RunningModelServer) -> None:

@@ -100,7 +100,7 @@ def test_latencies_up_to_the_floor_are_never_too_slow(latency_ms: float, expecte
 def test_all_failures_are_named() -> None:
     decision = verdict(Counters(requests=100, errors=0, latency_p95_ms=99.0, score_sum=0.0, score_count=800))
     assert len(decision.reasons) == 2
-    assert decision.evidence["challenger"]["mean_score"] == 0.0
+    assert decision.evidence["counters"]["challenger"]["mean_score"] == 0.0
 
 
 CANARY = RolloutState(

@@ -1,0 +1,118 @@
+"""The wiring of deploy, rollback and score; what their tasks do is tested with the operators."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import PartitionedAssetTimetable
+
+from include.spec import load_spec
+from operators.assets import challenger_asset, champion_asset, closed_asset
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+FOLDER = Path(__file__).parents[2] / "dags"
+MODEL = "flight_delays"
+SPEC = load_spec(MODEL)
+
+
+def module_of(stage: str) -> Any:
+    found = importlib.util.spec_from_file_location(f"dag_{stage}", FOLDER / f"{stage}.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, DAG]:
+    return {stage: getattr(module_of(stage), f"{stage}_{MODEL}") for stage in ("deploy", "rollback", "score")}
+
+
+def deploy_with(**rollout: Any) -> DAG:
+    spec = SPEC.model_copy(update={"rollout": SPEC.rollout.model_copy(update=rollout)})
+    return module_of("deploy").build(spec)
+
+
+STAGES = ["shadow_settled", "shift_10", "settled_10", "shift_50", "settled_50"]
+
+
+def test_deploy_runs_for_each_challenger_one_at_a_time(dags: dict[str, DAG]) -> None:
+    dag = dags["deploy"]
+    assert isinstance(dag.timetable, PartitionedAssetTimetable)
+    assert dag.timetable.asset_condition == challenger_asset(MODEL)
+    assert dag.max_active_runs == 1
+
+
+def test_a_challenger_passes_every_stage_before_it_is_promoted(dags: dict[str, DAG]) -> None:
+    dag = dags["deploy"]
+    order = ["deploy", *STAGES, "promote"]
+    for before, after in pairwise(order):
+        assert before in dag.get_task(after).upstream_task_ids
+    assert dag.get_task("deploy").rival_task_ids == STAGES  # what a first version skips
+    assert dag.get_task("promote").trigger_rule == "none_failed"
+    assert [dag.get_task(f"settled_{step}").share_pct for step in (10, 50)] == [10.0, 50.0]
+
+
+def test_any_task_that_fails_before_the_promotion_rolls_back(dags: dict[str, DAG]) -> None:
+    dag = dags["deploy"]
+    roll_back = dag.get_task("roll_back")
+    assert (roll_back.trigger_rule, roll_back.scope) == ("one_failed", "challenger")
+    assert roll_back.upstream_task_ids == {"deploy", *STAGES}
+    assert {task.task_id for task in dag.leaves} == {"promote", "roll_back"}  # so a run that rolled back is red
+
+
+def test_each_end_closes_the_partition_once(dags: dict[str, DAG]) -> None:
+    outlets = {task.task_id: task.outlets for task in dags["deploy"].tasks if task.outlets}
+    assert outlets == {"promote": [champion_asset(MODEL), closed_asset(MODEL)], "roll_back": [closed_asset(MODEL)]}
+
+
+def test_the_spec_decides_which_stages_exist() -> None:
+    dag = deploy_with(shadow_requests=0, steps_pct=(0.5,), approval=True)
+    assert [task.task_id for task in dag.topological_sort()][:4] == ["approve", "deploy", "shift_0_5", "settled_0_5"]
+    approve = dag.get_task("approve")
+    assert (approve.fail_on_reject, approve.retries, approve.execution_timeout) == (True, 0, None)
+    assert "approve" in dag.get_task("roll_back").upstream_task_ids  # a rejection rolls back and closes too
+    assert "responded_by_user" in dag.get_task("promote").approved_by
+    assert deploy_with(shadow_requests=0, steps_pct=()).get_task("promote").upstream_task_ids == {"deploy"}
+
+
+def test_a_stage_may_take_as_long_as_the_spec_says() -> None:
+    settled = deploy_with(step_timeout_s=100).get_task("settled_10")
+    assert settled.timeout == settled.execution_timeout.total_seconds() == 400
+    held = deploy_with(step_timeout_s=100, on_inconclusive="hold").get_task("settled_10")
+    assert held.timeout == 7 * 86400
+
+
+def test_rollback_is_for_people(dags: dict[str, DAG]) -> None:
+    (task,) = dags["rollback"].tasks
+    assert (dags["rollback"].schedule, task.scope, task.outlets) == (None, "champion", [champion_asset(MODEL)])
+    assert set(dags["rollback"].params) == {"version", "reason"}
+
+
+def test_score_maps_one_task_to_each_partition(dags: dict[str, DAG]) -> None:
+    dag = dags["score"]
+    assert [task.task_id for task in dag.topological_sort()] == ["list_partitions", "score"]
+    assert dag.get_task("score").is_mapped
+    assert dag.get_task("list_partitions").python_callable({"partitions": ["2013-02", "2013-01", "2013-02"]}) == [
+        "2013-01",
+        "2013-02",
+    ]
+    for refused in (["2013-13"], [], ["2013-01"] * 121):
+        with pytest.raises(ValueError, match="Failed validating"):
+            dag.params.get_param("partitions").resolve(refused)
+
+
+@pytest.mark.parametrize("stage", ["deploy", "rollback"])
+@pytest.mark.parametrize("value", ["x", "1 or 2", "-1"])
+def test_a_version_is_a_number(dags: dict[str, DAG], stage: str, value: str) -> None:
+    param = dags[stage].params.get_param("version")
+    with pytest.raises(ValueError, match="does not match"):
+        param.resolve(value)
+    assert (param.resolve("12"), param.resolve(None)) == ("12", None)
