@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,3 +205,32 @@ def test_a_bad_month_leaves_the_good_one_before_it(storage: Storage, files: dict
 def test_a_partition_that_the_source_lacks_is_refused(partition: str | None) -> None:
     with pytest.raises(PartitionError, match="allowed: YYYY-MM from 2013-01 to 2013-12"):
         ingest(partition)
+
+
+KILLED = """
+import os, signal
+import include.lake.ingest as subject
+from operators.ingest_partition import IngestPartitionOperator
+
+write = subject.write_partition
+
+def write_then_die(**kwargs):
+    write(**kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+subject.write_partition = write_then_die
+IngestPartitionOperator(task_id="ingest", model="flight_delays", partition="2013-01").execute({})
+"""
+
+
+def test_killed_between_two_tables_it_ends_as_if_undisturbed(storage: Storage, files: dict[str, bytes]) -> None:
+    land(storage, files)
+    killed = subprocess.run([sys.executable, "-c", KILLED], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not table_exists(uri=storage.table("flight_delays", "staged_weather"), storage_options={})
+    tables = ingest()["tables"]
+    assert {name: (at["version"], at["is_new"]) for name, at in tables.items()} == {
+        "flights": (0, False),
+        "weather": (0, True),
+    }
+    assert held(storage).num_rows == 400
