@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class RunningModelServer:
     storage: Storage
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
-    arguments: tuple[str, ...] = field(default=())
+    has_token: bool = True
 
     @property
     def url(self) -> str:
@@ -72,7 +72,8 @@ class RunningModelServer:
         (self.folder / "token").write_text(TOKEN)
         self.port = self.port or _free_port()
         command = [sys.executable, "-m", "include.serving", "--port", str(self.port), "--storage", self.storage.root]
-        command += ["--state", str(self.folder / "state"), "--token-file", str(self.folder / "token"), *self.arguments]
+        command += ["--state", str(self.folder / "state")]
+        command += ["--token-file", str(self.folder / "token")] if self.has_token else []
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         deadline = time.monotonic() + 30

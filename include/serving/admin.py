@@ -27,7 +27,7 @@ from include.serving.router import Routes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from aiohttp.typedefs import Handler, Middleware
+    from aiohttp.typedefs import Handler
 
     from include.serving.engine import Engine
 
@@ -50,28 +50,10 @@ class _SetRoutes(msgspec.Struct, forbid_unknown_fields=True):
     if_revision: int | None = None
 
 
-def admin_guard(token: str | None) -> Middleware:
-    """Return the middleware that lets only holders of the token reach the admin calls."""
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path == PREFIX or request.path.startswith(f"{PREFIX}/"):
-            if token is None:
-                text = "admin calls need a server that was started with --token-file; it was not. Nothing was done."
-                return web.json_response({"error": text, "kind": "SetupError"}, status=403)
-            sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(sent, f"Bearer {token}".encode()):
-                text = "admin calls need the header 'Authorization: Bearer <admin token>'; got another, or none."
-                return web.json_response({"error": text, "kind": "SetupError"}, status=401)
-        return await handler(request)
-
-    return guard
-
-
-def admin_routes(engine: Engine) -> list[web.RouteDef]:
-    """Return the admin calls of an engine; those that change something run one after the other."""
+def admin_routes(engine: Engine, *, token: str | None) -> list[web.RouteDef]:
+    """Return the admin calls of an engine, each for holders of the token only; without a token, for nobody."""
     admin = _Admin(engine)
-    return [
+    calls = [
         web.get(PREFIX, admin.all_states),
         web.post(f"{PREFIX}/flush", admin.flush),
         web.get(f"{PREFIX}/{{model}}", admin.one_state),
@@ -80,6 +62,22 @@ def admin_routes(engine: Engine) -> list[web.RouteDef]:
         web.post(f"{PREFIX}/{{model}}/versions/{{version}}/golden", admin.golden),
         web.put(f"{PREFIX}/{{model}}/routes", admin.set_routes),
     ]
+    return [web.route(call.method, call.path, _guarded(call.handler, token)) for call in calls]
+
+
+def _guarded(handler: Any, token: str | None) -> Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        if token is None:
+            text = "admin calls need a server that was started with --token-file; it was not. Nothing was done."
+            return web.json_response({"error": text, "kind": "SetupError"}, status=403)
+        sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(sent, f"Bearer {token}".encode()):
+            text = "admin calls need the header 'Authorization: Bearer <admin token>'; got another, or none."
+            return web.json_response({"error": text, "kind": "SetupError"}, status=401)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    return guarded
 
 
 class _Admin:

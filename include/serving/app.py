@@ -11,7 +11,7 @@ from aiohttp import web
 
 from include import errors
 from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError, TradewindError
-from include.serving.admin import admin_guard, admin_routes
+from include.serving.admin import admin_routes
 from include.serving.engine import Engine
 from include.serving.protocol import metadata
 
@@ -35,7 +35,7 @@ HTTP_UNAVAILABLE = 503
 
 def make_app(*, engine: Engine, admin_token: str | None, max_body_bytes: int) -> web.Application:
     """Return the application; without a token every admin call is refused."""
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors, admin_guard(admin_token)])
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors])
     app[ENGINE] = engine
     app.add_routes(
         [
@@ -46,7 +46,7 @@ def make_app(*, engine: Engine, admin_token: str | None, max_body_bytes: int) ->
             web.get("/v2/models/{model}/ready", _model_ready),
             web.post("/v2/models/{model}/infer", _infer),
             web.get("/metrics", _metrics),
-            *admin_routes(engine),
+            *admin_routes(engine, token=admin_token),
         ]
     )
     app.on_startup.append(_start)

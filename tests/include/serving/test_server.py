@@ -169,8 +169,8 @@ def test_a_loaded_version_takes_no_traffic_until_it_is_routed(
         send(model_server, 1)
 
 
-def test_without_an_online_store_nothing_is_scored_in_silence(tmp_path: Path, storage: Storage, free_port: int) -> None:
-    server = RunningModelServer(folder=tmp_path / "server", storage=storage, port=free_port)
+def test_without_an_online_store_nothing_is_scored_in_silence(tmp_path: Path, storage: Storage) -> None:
+    server = RunningModelServer(folder=tmp_path / "server", storage=storage)
     server.start()
     try:
         assert server.client.is_ready()  # nothing is deployed yet, so nothing is missing
@@ -321,6 +321,16 @@ def test_admin_calls_need_the_token(champion: RunningModelServer) -> None:
             client.set_routes(model=MODEL, champion=None)
     assert post(champion, b"{}", path="/v2/router/flush")[0] == 401
     assert champion.client.get_routes(model=MODEL)["routes"]["champion"] == "1"
+
+
+def test_without_a_token_file_no_admin_call_works(tmp_path: Path, storage: Storage) -> None:
+    server = RunningModelServer(folder=tmp_path / "server", storage=storage, has_token=False)
+    server.start()
+    try:
+        with pytest.raises(SetupError, match="started with --token-file"):
+            server.client.get_routes(model=MODEL)
+    finally:
+        server.stop()
 
 
 def test_kill_minus_nine_forgets_no_route(champion: RunningModelServer, load: Callable[..., str]) -> None:
