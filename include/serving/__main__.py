@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
     parser.add_argument(
-        "--log-interval-s", type=float, default=5.0, help="most seconds a prediction waits for its file"
+        "--log-interval-s", type=float, default=2.0, help="most seconds a prediction waits for its file"
     )
     return parser
 
