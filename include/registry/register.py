@@ -69,9 +69,8 @@ def _create(tracking_uri: str, *, package: Package, links: Mapping[str, str], st
         contents=package.contents,
         storage=storage,
     )
-    version = register_version(tracking_uri, model=package.model, source=copied.uri, run_id=run.run_id, tags=tags)
-    finish(tracking_uri, run=run, end_ms=finished_at_ms)
-    return version
+    finish(tracking_uri, run=run, end_ms=finished_at_ms)  # before the version: with one, a retry looks no further
+    return register_version(tracking_uri, model=package.model, source=copied.uri, run_id=run.run_id, tags=tags)
 
 
 def _tags(package: Package, lock: Mapping[str, Any]) -> dict[str, str]:
