@@ -26,6 +26,7 @@ from include.runtime.home import REPO, Home
 
 FIRST_MONTH = "2013-01"
 NUM_MONTHS = 7
+TABLE_WIDTH = 110
 
 
 def main(arguments: list[str]) -> int:
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--bench", type=Path, help="also write what was measured as JSON")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
+    console.width = max(console.width, TABLE_WIDTH)
     try:
         _run(console, root=chosen.home.resolve(), num_months=chosen.months, bench=chosen.bench)
     except TradewindError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -35,26 +36,24 @@ def print_closing(  # one argument for each table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
 def _months(months: list[Month]) -> Table:
-    table = _table(
-        "Months",
-        *("month", "rows landed", "quarantined", "entities", "parity"),
-        *("requests by version", "log loss", "base rate", "decision"),
-    )
+    tables = list(months[0].num_rows) if months else []
+    measured = ("quarantined", "entities", "parity", "answers by version", "log loss", "base rate", "decision")
+    table = _table("Months", "month", *tables, *measured)
     for month in months:
         table.add_row(
             month.key,
-            " + ".join(f"{count:,} {name}" for name, count in month.num_rows.items()),
+            *(f"{month.num_rows[name]:,}" for name in tables),
             f"{month.num_quarantined:,}",
             f"{month.num_entities:,}",
             "equal" if month.is_parity_checked else "-",
-            ", ".join(f"v{version}: {count:,}" for version, count in sorted(month.num_requests.items())) or "-",
+            ", ".join(f"v{version} {count:,}" for version, count in sorted(month.num_requests.items())) or "-",
             _number(month.log_loss),
             _number(month.base_rate_log_loss),
             month.verdict,

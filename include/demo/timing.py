@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from include.runtime.airflow_api import AirflowApi
 
 _PAGE = 100
-WAITING_TASKS = ("wait_", "settle_")
+_WAITING = re.compile("wait|.*settled.*")
 """Tasks that only wait for something outside; their time is not work."""
 
 
@@ -53,7 +54,7 @@ def measure(api: AirflowApi, *, startup_s: float, loop_s: float, traffic: Iterab
     num_tasks: dict[str, int] = defaultdict(int)
     worked = []
     for task in _task_instances(api):
-        if not task["start_date"] or not task["end_date"] or task["task_id"].startswith(WAITING_TASKS):
+        if not task["start_date"] or not task["end_date"] or _WAITING.fullmatch(task["task_id"]):
             continue
         start, end = (datetime.fromisoformat(task[name]).timestamp() for name in ("start_date", "end_date"))
         stage = task["dag_id"].split("_", 1)[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from include.runtime.airflow_api import AirflowApi
 
-WAITING = ("wait", "settle")
+WAITING = ("wait", "shadow_settled", "settled_")
 
 
 class Killer(threading.Thread):
