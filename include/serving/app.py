@@ -13,6 +13,7 @@ from include import errors
 from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError, TradewindError
 from include.serving.admin import admin_routes
 from include.serving.engine import Engine
+from include.serving.metrics import CONTENT_TYPE
 from include.serving.protocol import metadata
 
 if TYPE_CHECKING:
@@ -152,4 +153,4 @@ async def _score(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     text = request.app[ENGINE].metrics.text()
-    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
