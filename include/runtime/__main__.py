@@ -35,12 +35,16 @@ def _up(root: Path, console: Console) -> int:
     deployment = stack.open_deployment(root, ports=stack.ports_from_environment())
     with console.status("starting") as status:
         stack.up(deployment, say=lambda text: status.update(escape(text)))
-    console.print(f"Airflow       {deployment.airflow_url}   user admin   password {deployment.secrets.admin_password}")
-    console.print(f"MLflow        {deployment.mlflow_url}")
-    console.print(f"Model server  {deployment.model_server_url}/v2")
-    console.print(
-        f"Land months below {deployment.home.storage.root}/landing; logs are in {deployment.home.logs}. Stop: make down"
-    )
+    home = "" if root == _DEFAULT_HOME else f" TRADEWIND_HOME={root}"
+    for line in (
+        f"Airflow       {deployment.airflow_url}   user admin   password {deployment.secrets.admin_password}",
+        f"MLflow        {deployment.mlflow_url}",
+        f"Model server  {deployment.model_server_url}/v2",
+        f"Land months   {deployment.home.storage.root}/landing",
+        f"Logs          {deployment.home.logs}",
+        f"Stop          make down{home}",
+    ):
+        console.print(escape(line), soft_wrap=True)
     return 0
 
 
