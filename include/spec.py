@@ -5,17 +5,15 @@ Parsing a thousand of these must stay cheap: this module imports pydantic and ya
 
 from __future__ import annotations
 
-import difflib
-import re
 from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from include.errors import NotFoundError, SpecError
+from include.spec_errors import explain, nearest
 
 MODELS_DIR = Path(__file__).parent / "models"
 
@@ -46,7 +44,7 @@ class TableSpec(_Frozen):
         for key, names in (("primary_key", self.primary_key), ("partition_columns", self.partition_columns)):
             for name in names:
                 if name not in self.columns:
-                    raise ValueError(f"{key} names {name!r}, which is no column; {_nearest(name, list(self.columns))}")
+                    raise ValueError(f"{key} names {name!r}, which is no column; {nearest(name, list(self.columns))}")
         if [self.columns[name] for name in self.partition_columns] not in ([], ["int64", "int64"]):
             raise ValueError(
                 f"partition_columns must name the int64 columns of the year and of the month; got "
@@ -282,7 +280,7 @@ def load_spec(name: str, models_dir: Path = MODELS_DIR) -> ModelSpec:
     """
     path = models_dir / name / "model.yaml"
     if not path.is_file():
-        raise NotFoundError(f"model {name!r} has no {path}; {_nearest(name, model_names(models_dir))}")
+        raise NotFoundError(f"model {name!r} has no {path}; {nearest(name, model_names(models_dir))}")
     return _load(path, path.stat().st_mtime_ns)
 
 
@@ -304,46 +302,8 @@ def parse_spec(text: str, *, path: Path) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate(raw)
     except ValidationError as error:
-        lines = "\n".join(f"  {_explain(item)}" for item in error.errors())
+        lines = "\n".join(f"  {line}" for line in explain(error, model=ModelSpec))
         raise SpecError(f"{path} cannot be used; only this model's Dags are affected:\n{lines}") from error
     if spec.name != path.parent.name:
         raise SpecError(f"{path}: name must equal its folder, {path.parent.name!r}; got {spec.name!r}.")
     return spec
-
-
-def _explain(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "(file)"
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(item["loc"][:-1])
-        return f"{where}: unknown key; {_nearest(str(item['loc'][-1]), known)}"
-    message = re.sub(r"^Value error, ", "", item["msg"])
-    return f"{where}: {message}; got {str(item['input'])[:120]!r}"
-
-
-def _fields_at(location: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that are allowed at a place of the spec, by walking the classes along it."""
-    found: Any = ModelSpec
-    for part in location:
-        if _is_model(found):
-            if part not in found.model_fields:
-                return []
-            found = _without_none(found.model_fields[str(part)].annotation)
-        else:  # a key or an index of dict[str, X] or tuple[X, ...]
-            found = next((arg for arg in get_args(found) if _is_model(arg)), None)
-    return list(found.model_fields) if _is_model(found) else []
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _without_none(annotation: Any) -> Any:
-    return next(
-        (arg for arg in get_args(annotation) if _is_model(arg) and NoneType in get_args(annotation)), annotation
-    )
-
-
-def _nearest(word: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(word, allowed, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"allowed: {', '.join(allowed)}.{hint}"

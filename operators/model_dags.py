@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from airflow.sdk import DAG
 
 from include.errors import SpecError
-from include.spec import load_spec, model_names
+from include.spec import MODELS_DIR, load_spec, model_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from include.spec import ModelSpec
 
@@ -23,16 +24,16 @@ class _BrokenSpecs(DAG):
         raise SpecError(self.description)
 
 
-def build_model_dags(build: Callable[[ModelSpec], DAG], *, stage: str) -> dict[str, DAG]:
+def build_model_dags(build: Callable[[ModelSpec], DAG], *, stage: str, models_dir: Path = MODELS_DIR) -> dict[str, DAG]:
     """Return Dag id -> Dag for every model whose spec can be read; a Dag file puts them into its `globals()`.
 
     Unreadable specs become one import error of the file, which names every field that is wrong.
     """
     dags: dict[str, DAG] = {}
     errors: list[str] = []
-    for name in model_names():
+    for name in model_names(models_dir):
         try:
-            dag = build(load_spec(name))
+            dag = build(load_spec(name, models_dir))
         except SpecError as error:
             errors.append(str(error))
         else:

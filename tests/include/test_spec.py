@@ -1,0 +1,69 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from include.errors import NotFoundError, SpecError
+from include.spec import MODELS_DIR, load_spec, model_names, parse_spec
+
+TEXT = (MODELS_DIR / "flight_delays" / "model.yaml").read_text()
+PATH = Path("models/flight_delays/model.yaml")
+
+
+def changed(old: str, new: str) -> str:
+    assert TEXT.count(old) >= 1, old
+    return TEXT.replace(old, new, 1)
+
+
+def test_the_shipped_specs_can_be_read() -> None:
+    assert "flight_delays" in model_names()
+    spec = load_spec("flight_delays")
+    assert spec.name == "flight_delays"
+    assert spec.features.entities == ("carrier", "origin", "route", "tailnum")
+    assert spec.features.numeric[-1] == "tail_num_flights_28d"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_epochs: 16", "max_epoch: 16", "training.max_epoch: unknown key; .*Did you mean 'max_epochs'"),
+        ("file: weather.csv", "fil: weather.csv", "source.tables.weather.fil: unknown key; .*Did you mean 'file'"),
+        ("seed: 2013", "seed: '2013'", "training.seed: Input should be a valid integer; got '2013'"),
+        (
+            "shadow_requests: 60",
+            "shadow_requests: -1",
+            "rollout.shadow_requests: .*greater than or equal to 0; got '-1'",
+        ),
+        ("steps_pct: [10, 50]", "steps_pct: [50, 10]", r"steps_pct must rise strictly .*got \[50.0, 10.0\]"),
+        ("steps_pct: [10, 50]", "steps_pct: [10, 100]", "steps_pct must rise strictly within 0 to 100"),
+        ("runner: local", "runner: kubernetes", "runner: kubernetes needs `pod`"),
+        ("patience_epochs: 4", "patience_epochs: 17", r"patience_epochs must not exceed max_epochs \(16\); got 17"),
+        ("name: is_late", "name: carrier", "label 'carrier' must not be a feature"),
+        ("{name: dest, kind", "{name: carrier, kind", "feature names must be unique; got carrier more than once"),
+        ("primary_key: [year", "primary_key: [yaer", "primary_key names 'yaer', .*Did you mean 'year'"),
+        ("name: flight_delays", "name: flights", "name must equal its folder, 'flight_delays'; got 'flights'"),
+        ("owner: ml-platform\n", "", "owner: Field required"),
+    ],
+)
+def test_a_bad_spec_says_file_field_and_what_is_allowed(old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecError, match=f"models/flight_delays/model.yaml(.|\n)*{message}"):
+        parse_spec(changed(old, new), path=PATH)
+
+
+def test_text_that_is_no_yaml_is_refused() -> None:
+    with pytest.raises(SpecError, match="must be YAML"):
+        parse_spec("name: [", path=PATH)
+
+
+def test_an_unknown_model_names_those_that_exist() -> None:
+    with pytest.raises(NotFoundError, match="Did you mean 'flight_delays'"):
+        load_spec("flight_delay")
+
+
+def test_reading_a_spec_loads_nothing_heavy() -> None:
+    code = "import sys; from include.spec import load_spec; load_spec('flight_delays'); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=MODELS_DIR.parents[1]
+    )
+    assert not {"airflow", "numpy", "pandas", "pyarrow", "duckdb", "torch"} & set(done.stdout.split())
