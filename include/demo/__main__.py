@@ -26,7 +26,7 @@ from include.runtime.home import REPO, Home
 
 FIRST_MONTH = "2013-01"
 NUM_MONTHS = 7
-TABLE_WIDTH = 110
+TABLE_WIDTH = 120
 
 
 def main(arguments: list[str]) -> int:

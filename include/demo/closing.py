@@ -44,7 +44,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _months(months: list[Month]) -> Table:
     tables = list(months[0].num_rows) if months else []
-    measured = ("quarantined", "entities", "parity", "answers by version", "log loss", "base rate", "decision")
+    measured = ("quarantined", "entities", "parity", "answers", "log loss", "base rate", "decision")
     table = _table("Months", "month", *tables, *measured)
     for month in months:
         table.add_row(

@@ -25,7 +25,7 @@ ROWS_PER_REQUEST = 8
 CONCURRENCY = 4
 IDLE_REQUESTS_PER_S = 10.0
 """Pace while the month before is being decided on: the callers must last until there is something to compare."""
-COMPARED_REQUESTS_PER_S = 80.0
+COMPARED_REQUESTS_PER_S = 150.0
 """Pace while a challenger is compared with the champion."""
 
 
