@@ -73,13 +73,20 @@ class Job(_Frozen):
                 "was trained. Leave them out, or change model.yaml."
             )
         try:
-            return TrainingSpec.model_validate(self.spec.training.model_dump() | self.params)
+            return TrainingSpec.model_validate(self._patience() | self.params)
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise BadInputError(
                 f"params of a training of {self.spec.name!r} must be allowed by model.yaml's schema; got {found}. "
                 "Nothing was trained. Trigger the run with other values."
             ) from error
+
+    def _patience(self) -> dict[str, Any]:
+        """Return the spec's `training`, no more patient than a run that sets fewer epochs."""
+        declared, epochs = self.spec.training.model_dump(), self.params.get("max_epochs")
+        if isinstance(epochs, int) and epochs > 0:
+            declared["patience_epochs"] = min(declared["patience_epochs"], epochs)
+        return declared
 
     @property
     def hash(self) -> str:
