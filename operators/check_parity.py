@@ -2,20 +2,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
-from include import partitions
-from include.spec import load_spec
 from operators.assets import features_asset
-from operators.hooks.lake import LakeHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
 
-class CheckParityOperator(BaseOperator):
+class CheckParityOperator(PartitionOperator):
     """Compares sampled entities between the feature tables and the online store, then publishes the features' asset.
 
     The asset's event carries `model`, `partition`, `versions` of all tables that a training set reads, `num_entities`
@@ -35,37 +29,23 @@ class CheckParityOperator(BaseOperator):
         InconclusiveError: There is no entity to compare; no event is sent.
     """
 
-    template_fields: Sequence[str] = ("partition",)
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(outlets=[features_asset(model)], **kwargs)
-        self.model = model
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
+    def __init__(self, *, model: str, **kwargs: Any) -> None:
+        super().__init__(model=model, outlets=[features_asset(model)], **kwargs)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, then fill the event; what comes back is small and JSON."""
         from include.features.examples import current_versions
         from include.features.parity import check_parity
 
-        spec = load_spec(self.model)
-        storage = LakeHook(self.lake_conn_id).get_conn()
-        key = partitions.require(self.partition, source=spec.source, model=spec.name)
-        parity = check_parity(spec=spec, storage=storage, partition=key)
+        on = self.subject()
+        parity = check_parity(spec=on.spec, storage=on.storage, partition=on.partition)
         event = {
-            "model": spec.name,
+            "model": on.spec.name,
             "partition": parity.partition,
-            "versions": current_versions(spec=spec, storage=storage),
+            "versions": current_versions(spec=on.spec, storage=on.storage),
             "num_entities": sum(parity.num_entities.values()),
             "available_at": parity.available_at.isoformat(),
         }
         if "outlet_events" in context:
-            context["outlet_events"][features_asset(spec.name)].extra = event
+            context["outlet_events"][features_asset(on.spec.name)].extra = event
         return {**event, "num_sampled": dict(parity.num_sampled), "num_values": parity.num_values}

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.branch import BranchMixIn
 
-from include import partitions
-from include.spec import load_spec
-from operators.hooks.lake import LakeHook
 from operators.hooks.ledger import LedgerHook
 from operators.measure_drift import MeasureDriftOperator
 
@@ -40,7 +37,6 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
     """
 
     inherits_from_skipmixin = True
-    template_fields: ClassVar[Sequence[str]] = (*MeasureDriftOperator.template_fields, "ledger_conn_id")
 
     def __init__(
         self,
@@ -83,23 +79,22 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
             standing_verdict,
         )
 
-        spec = load_spec(self.model)
-        partition = partitions.require(self.partition, source=spec.source, model=spec.name)
+        on = self.subject()
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
-        key = decision_key(model=spec.name, partition=partition, run_id=run_id)
+        key = decision_key(model=on.spec.name, partition=on.partition, run_id=run_id)
         champion = self.find_champion()
-        entry = find_decision(ledger=ledger, model=spec.name, key=key)
+        entry = find_decision(ledger=ledger, model=on.spec.name, key=key)
         if entry is None:
             decision = decide(
-                spec=spec,
-                partition=partition,
-                measurement=self.measure(champion) if champion else _unmeasured(partition),
+                spec=on.spec,
+                partition=on.partition,
+                measurement=self.measure(champion) if champion else _unmeasured(on.partition),
                 champion=champion,
-                history=load_history(spec=spec, storage=LakeHook(self.lake_conn_id).get_conn(), ledger=ledger),
+                history=load_history(spec=on.spec, storage=on.storage, ledger=ledger),
             )
-            actor = f"monitor_{spec.name}:{run_id}"
+            actor = f"monitor_{on.spec.name}:{run_id}"
             entry = record_decision(
-                ledger=ledger, model=spec.name, partition=partition, decision=decision, actor=actor, key=key
+                ledger=ledger, model=on.spec.name, partition=on.partition, decision=decision, actor=actor, key=key
             )
         return entry, standing_verdict(entry, champion_window_end=champion.window_end if champion else None)
 

@@ -2,19 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
-from include import partitions
-from include.spec import load_spec
-from operators.hooks.lake import LakeHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
 
-class IngestPartitionOperator(BaseOperator):
+class IngestPartitionOperator(PartitionOperator):
     """Writes a landed partition's files, typed and strictly checked, into the model's staged tables.
 
     Returns the version, rows and checksum of each table. Equal content landed again makes no new version. A file that
@@ -27,21 +21,6 @@ class IngestPartitionOperator(BaseOperator):
         lake_conn_id: Connection of the lake.
     """
 
-    template_fields: Sequence[str] = ("partition",)
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Ingest the partition; return its staged versions.
 
@@ -50,18 +29,17 @@ class IngestPartitionOperator(BaseOperator):
         """
         from include.lake.ingest import ingest_partition
 
-        spec = load_spec(self.model)
-        partition = partitions.require(self.partition, source=spec.source, model=self.model)
-        storage = LakeHook(self.lake_conn_id).get_conn()
+        on = self.subject()
         commits = ingest_partition(
-            spec=spec, storage=storage, partition=partition, run_id=str(context.get("run_id", ""))
+            spec=on.spec, storage=on.storage, partition=on.partition, run_id=str(context.get("run_id", ""))
         )
         for table, commit in commits.items():
             state = "new" if commit.is_new else "equal content, unchanged"
-            self.log.info("%s %s: %d rows, version %d (%s)", table, partition, commit.num_rows, commit.version, state)
+            rows, version = commit.num_rows, commit.version
+            self.log.info("%s %s: %d rows, version %d (%s)", table, on.partition, rows, version, state)
         return {
             "model": self.model,
-            "partition": partition,
+            "partition": on.partition,
             "tables": {
                 table: {
                     "version": commit.version,

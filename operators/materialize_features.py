@@ -2,19 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
-from include import partitions
-from include.spec import load_spec
-from operators.hooks.lake import LakeHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
 
-class MaterializeFeaturesOperator(BaseOperator):
+class MaterializeFeaturesOperator(PartitionOperator):
     """Writes a partition's features into Feast's online store; an older value never replaces a newer one.
 
     One SQLite transaction over all views of the model: killed, it leaves the store as it was, and running it again ends
@@ -34,31 +28,12 @@ class MaterializeFeaturesOperator(BaseOperator):
         SetupError: The lake is in an object store.
     """
 
-    template_fields: Sequence[str] = ("partition",)
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
-
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it by name
         """Materialize the partition; what comes back is small and JSON."""
         from include.features.materialize import materialize
 
-        spec = load_spec(self.model)
-        done = materialize(
-            spec=spec,
-            storage=LakeHook(self.lake_conn_id).get_conn(),
-            partition=partitions.require(self.partition, source=spec.source, model=spec.name),
-        )
+        on = self.subject()
+        done = materialize(spec=on.spec, storage=on.storage, partition=on.partition)
         return {
             "partition": done.partition,
             "num_entities": dict(done.num_entities),

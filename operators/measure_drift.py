@@ -1,25 +1,21 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
-from include import partitions
 from include.spec import load_spec
 from operators.hooks.lake import LakeHook
 from operators.hooks.mlflow import MlflowHook
 from operators.hooks.model_server import ModelServerHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
     from include.drift.champion import Champion
     from include.drift.monitor import Measurement
 
 
-class MeasureDriftOperator(BaseOperator):
+class MeasureDriftOperator(PartitionOperator):
     """Joins a partition's served predictions to their labels and publishes drift and performance, one row a version.
 
     Rows go to the Delta table `performance`; equal ones make no new version. Without predictions nothing is written.
@@ -43,28 +39,14 @@ class MeasureDriftOperator(BaseOperator):
         ServiceError: The registry or the model server does not answer.
     """
 
-    template_fields: ClassVar[Sequence[str]] = (
-        "model",
-        "partition",
-        "lake_conn_id",
-        "mlflow_conn_id",
-        "model_server_conn_id",
-    )
-
     def __init__(
         self,
         *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         model_server_conn_id: str = ModelServerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
         self.mlflow_conn_id = mlflow_conn_id
         self.model_server_conn_id = model_server_conn_id
 
@@ -101,13 +83,7 @@ class MeasureDriftOperator(BaseOperator):
         """Return what the partition's predictions say, after the model server has written all of them."""
         from include.drift.monitor import measure_partition
 
-        spec = load_spec(self.model)
-        partition = partitions.require(self.partition, source=spec.source, model=spec.name)
+        on = self.subject()
         if champion is not None:  # else nothing was asked of the server, which may not run yet
             ModelServerHook(self.model_server_conn_id).get_conn().flush()
-        return measure_partition(
-            spec=spec,
-            storage=LakeHook(self.lake_conn_id).get_conn(),
-            partition=partition,
-            champion=champion,
-        )
+        return measure_partition(spec=on.spec, storage=on.storage, partition=on.partition, champion=champion)

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include import partitions
-from include.spec import load_spec
-from operators.hooks.lake import LakeHook
 from operators.hooks.mlflow import MlflowHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ReportDriftOperator(BaseOperator):
+class ReportDriftOperator(PartitionOperator):
     """Writes Evidently's HTML report of what was served for a partition against a version's training window.
 
     The report is `reports/<model>/<partition>/drift.html`, replaced as a whole. It takes half a minute at most and
@@ -39,23 +36,17 @@ class ReportDriftOperator(BaseOperator):
         ServiceError: The registry does not answer.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("model", "version", "partition", "lake_conn_id", "mlflow_conn_id")
+    template_fields: ClassVar[Sequence[str]] = (*PartitionOperator.template_fields, "version")
 
     def __init__(
         self,
         *,
-        model: str,
         version: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
         self.version = version
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
         self.mlflow_conn_id = mlflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it by name
@@ -69,11 +60,7 @@ class ReportDriftOperator(BaseOperator):
 
         if not self.version:
             raise AirflowSkipException(f"{self.model!r} has no version to compare {self.partition} with: no report.")
-        spec = load_spec(self.model)
+        on = self.subject()
         tracking_uri = MlflowHook(self.mlflow_conn_id).get_conn()
-        return write_report(
-            spec=spec,
-            storage=LakeHook(self.lake_conn_id).get_conn(),
-            partition=partitions.require(self.partition, source=spec.source, model=spec.name),
-            version=get_version(tracking_uri, model=spec.name, version=self.version),
-        )
+        version = get_version(tracking_uri, model=on.spec.name, version=self.version)
+        return write_report(spec=on.spec, storage=on.storage, partition=on.partition, version=version)

@@ -2,14 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
-
-from include import partitions
 from include.errors import NotFoundError
 from include.registry.models import get_alias, get_version
-from include.spec import load_spec
-from operators.hooks.lake import LakeHook
 from operators.hooks.mlflow import MlflowHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +13,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ScorePartitionOperator(BaseOperator):
+class ScorePartitionOperator(PartitionOperator):
     """Scores all examples of a partition with one version into the Delta table `scores`.
 
     It uses the features that serving would have had, and needs no model server. Equal scores make no new version of
@@ -34,23 +30,17 @@ class ScorePartitionOperator(BaseOperator):
         `model`, `partition`, `model_version`, and of the table `version`, `num_rows`, `checksum`, `is_new`.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("partition", "version")
+    template_fields: ClassVar[Sequence[str]] = (*PartitionOperator.template_fields, "version")
 
     def __init__(
         self,
         *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
         version: str = "champion",
-        lake_conn_id: str = LakeHook.default_conn_name,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
-        self.partition = partition
         self.version = version
-        self.lake_conn_id = lake_conn_id
         self.mlflow_conn_id = mlflow_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -63,8 +53,7 @@ class ScorePartitionOperator(BaseOperator):
         """
         from include.serving.batch import score_partition
 
-        spec = load_spec(self.model)
-        partition = partitions.require(self.partition, source=spec.source, model=self.model)
+        on = self.subject()
         tracking_uri = MlflowHook(self.mlflow_conn_id).get_conn()
         if self.version.isdecimal():
             version = get_version(tracking_uri, model=self.model, version=self.version)
@@ -76,11 +65,10 @@ class ScorePartitionOperator(BaseOperator):
                     "scores stay as they were. Name another one."
                 )
             version = found
-        storage = LakeHook(self.lake_conn_id).get_conn()
-        commit = score_partition(spec=spec, storage=storage, partition=partition, version=version)
+        commit = score_partition(spec=on.spec, storage=on.storage, partition=on.partition, version=version)
         return {
             "model": self.model,
-            "partition": partition,
+            "partition": on.partition,
             "model_version": version.version,
             "version": commit.version,
             "num_rows": commit.num_rows,

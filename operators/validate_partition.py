@@ -2,18 +2,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, BaseOperatorLink
+from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include import partitions
-from include.spec import load_spec
 from operators.assets import dataset_asset
-from operators.hooks.lake import LakeHook
+from operators.partition_operator import PartitionOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
 
 class DataDocsLink(BaseOperatorLink):
@@ -26,7 +22,7 @@ class DataDocsLink(BaseOperatorLink):
         return str(getattr(operator, "data_docs", ""))
 
 
-class ValidatePartitionOperator(BaseOperator):
+class ValidatePartitionOperator(PartitionOperator):
     """Checks a staged partition with the model's expectations, quarantines its bad rows and publishes the good ones.
 
     A critical expectation that fails, fails the task: nothing is published and nothing downstream runs. Otherwise the
@@ -40,22 +36,11 @@ class ValidatePartitionOperator(BaseOperator):
         lake_conn_id: Connection of the lake.
     """
 
-    template_fields: Sequence[str] = ("partition",)
     operator_extra_links = (DataDocsLink(),)
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        partition: str = "{{ dag_run.partition_key }}",
-        lake_conn_id: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, model: str, **kwargs: Any) -> None:
         # The asset is an inlet too: the operator reads which events it has already emitted.
-        super().__init__(inlets=[dataset_asset(model)], outlets=[dataset_asset(model)], **kwargs)
-        self.model = model
-        self.partition = partition
-        self.lake_conn_id = lake_conn_id
+        super().__init__(model=model, inlets=[dataset_asset(model)], outlets=[dataset_asset(model)], **kwargs)
         self.data_docs = ""
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -68,23 +53,21 @@ class ValidatePartitionOperator(BaseOperator):
         from include.validation.announcement import announcement, is_announced
         from include.validation.partition import check_partition, publish_partition
 
-        spec = load_spec(self.model)
-        partition = partitions.require(self.partition, source=spec.source, model=self.model)
-        storage = LakeHook(self.lake_conn_id).get_conn()
-        checked = check_partition(spec=spec, storage=storage, partition=partition)
+        on = self.subject()
+        checked = check_partition(spec=on.spec, storage=on.storage, partition=on.partition)
         self.data_docs = checked.data_docs
         published = publish_partition(
-            spec=spec, storage=storage, checked=checked, run_id=str(context.get("run_id", ""))
+            spec=on.spec, storage=on.storage, checked=checked, run_id=str(context.get("run_id", ""))
         )
-        extra = announcement(model=self.model, partition=partition, published=published, data_docs=checked.data_docs)
+        extra = announcement(model=self.model, partition=on.partition, published=published, data_docs=checked.data_docs)
         asset = dataset_asset(self.model)
         earlier = [event.extra for event in context["inlet_events"][asset]] if "inlet_events" in context else []
         if is_announced(extra, earlier=earlier):
             raise AirflowSkipException(
-                f"partition {partition!r} of {self.model!r} holds equal content since versions "
+                f"partition {on.partition!r} of {self.model!r} holds equal content since versions "
                 f"{ {table: held['version'] for table, held in extra['tables'].items()} }: no new version, no event."
             )
         if "outlet_events" in context:
             context["outlet_events"][asset].extra = extra
-        self.log.info("Published %s: %s", partition, extra)
+        self.log.info("Published %s: %s", on.partition, extra)
         return extra
