@@ -67,6 +67,20 @@ class _Stop:
         threading.Thread(target=wait, daemon=True).start()
 
 
+class _Watch:
+    """How long each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, step: str) -> None:
+        """Name the step that ends now."""
+        now = time.monotonic()
+        self.seconds[step] = round(now - self._since, 3)
+        self._since = now
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one job and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m include.training", description="Train one job.")
@@ -95,16 +109,18 @@ def _run(job: Job, *, storage: Storage, stop: _Stop) -> int:
     if read_result(job, storage=storage):
         _say(f"job {job.key} is done already")
         return EXIT_DONE
-    started = time.monotonic()
+    watch = _Watch()
     try:
         rows = load_rows(job, storage=storage)
     except TradewindError as error:
         return _fail(EXIT_BAD_DATA, error)
     _say(f"job {job.key}: {rows.num_train} rows to train, {len(rows.label_B) - rows.num_train} held out")
+    watch.lap("read")
     from include.training.fit import InterruptedTrainingError
 
+    watch.lap("import")
     try:
-        _train(job, rows, storage=storage, stop=stop, started=started)
+        _train(job, rows, storage=storage, stop=stop, watch=watch)
     except InterruptedTrainingError as error:
         _say(f"interrupted: {error}; a checkpoint is saved")
         return EXIT_INTERRUPTED
@@ -113,23 +129,22 @@ def _run(job: Job, *, storage: Storage, stop: _Stop) -> int:
     return EXIT_DONE
 
 
-def _train(job: Job, rows: Rows, *, storage: Storage, stop: _Stop, started: float) -> None:
+def _train(job: Job, rows: Rows, *, storage: Storage, stop: _Stop, watch: _Watch) -> None:
     from include.training.checkpoints import Checkpoints
     from include.training.export import export_onnx
     from include.training.fit import fit
     from include.training.result import ENCODING_FILE, GRAPH_FILE, write_result
 
-    read_s = time.monotonic() - started
     checkpoints = Checkpoints(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage)
     fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say)
-    fit_s = time.monotonic() - started - read_s
+    watch.lap("fit")
     newest = slice(-_TRACED_ROWS, None)
     graph = export_onnx(fitted.network, categorical_BC=rows.categorical_BC[newest], numeric_BN=rows.numeric_BN[newest])
     contents = {GRAPH_FILE: graph, ENCODING_FILE: rows.encoding.to_json().encode()}
-    seconds = {"read": read_s, "fit": fit_s, "export": time.monotonic() - started - read_s - fit_s}
-    result = _result(job, rows, fitted, contents=contents, seconds=seconds)
+    watch.lap("export")
+    result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds)
     write_result(job, result, contents=contents, storage=storage)
-    _say("done: " + ", ".join(f"{step} {spent:.1f} s" for step, spent in seconds.items()))
+    _say("done: " + ", ".join(f"{step} {spent:.1f} s" for step, spent in watch.seconds.items()))
 
 
 def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes], seconds: dict[str, float]) -> Result:
@@ -148,7 +163,7 @@ def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes],
         base_rate=rows.base_rate,
         device="cuda" if torch.cuda.is_available() else "cpu",
         packages=_versions(),
-        seconds={step: round(spent, 3) for step, spent in seconds.items()},
+        seconds=seconds,
         finished_at_ms=int(time.time() * 1000),
     )
 

@@ -1,0 +1,59 @@
+"""The same training on an object store, opened by the environment alone, as in a pod."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from include.lake.files import read_bytes
+from include.lake.storage import Storage
+from include.registry.assemble import assemble_package
+from include.registry.package import read_package
+from include.training import command
+from include.training.evaluate import evaluate
+from include.training.result import read_result
+from tests.snapshots import small_job, small_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET = "secret-of-the-lake"
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def lake(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port)
+    server.start()
+    environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="lake")
+    yield Storage(root="s3://lake/prod", options=environment)
+    server.stop()
+
+
+def test_a_job_on_s3_gives_the_bytes_of_a_job_on_a_disk(lake: Storage, storage: Storage) -> None:
+    table = small_table(1200)
+    remote, local = small_job(lake, table=table), small_job(storage, table=table)
+    assert remote.uri.startswith("s3://lake/prod/jobs/")
+    assert command.main(["--job", remote.uri]) == command.EXIT_DONE
+    assert command.main(["--job", local.uri]) == command.EXIT_DONE
+    found, wanted = read_result(remote, storage=lake), read_result(local, storage=storage)
+    assert found is not None
+    assert wanted is not None
+    assert found.files == wanted.files
+    assert SECRET.encode() not in read_bytes(remote.uri, storage=lake)
+    evaluate(remote, storage=lake, champion=None)
+    package = assemble_package(remote, storage=lake).package
+    assert read_package(package.uri, storage=lake).digest == package.digest
+
+
+def test_a_job_that_is_not_there_is_said_without_the_secret(lake: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--job", "s3://lake/prod/nowhere/job.json"]) == command.EXIT_BAD_JOB
+    said = capsys.readouterr().out
+    assert "s3://lake/prod/nowhere/job.json" in said
+    assert SECRET not in said
