@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ from include.errors import ServiceError
 from include.rollout.ledger import CHAMPION_KINDS, Ledger
 from include.runtime.airflow_api import AirflowApi
 from include.serving.client import ModelServerClient
-from include.spec import load_spec
+from include.spec import RolloutSpec, load_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from include.runtime.services import Deployment
     from include.spec import ModelSpec
@@ -119,22 +120,20 @@ class Loop:
         self.traffic[month] = traffic
         traffic.start()
 
-    def _routes(self) -> dict[str, Any]:
+    def _router(self) -> dict[str, Any]:
         server = ModelServerClient(
             base_url=self.deployment.model_server_url, admin_token=self.deployment.secrets.model_server_token
         )
-        return dict(server.get_routes(model=MODEL)["routes"])
+        return server.get_routes(model=MODEL)
 
     def _has_champion(self) -> bool:
-        return self._routes()["champion"] is not None
+        return self._router()["routes"]["champion"] is not None
 
     def _pace_traffic(self, following: str) -> None:
-        """Let callers ask slowly, and faster as soon as a challenger needs them."""
+        """Let callers ask slowly, and faster while a challenger needs them: a month's requests are soon used up."""
         if following in self.traffic:
-            routes = self._routes()
-            is_compared = routes["canary"] is not None or routes["shadow"] is not None
-            pace = COMPARED_REQUESTS_PER_S if is_compared else IDLE_REQUESTS_PER_S
-            self.traffic[following].requests_per_s = pace
+            is_needed = needs_requests(self._router(), rollout=self._spec.rollout)
+            self.traffic[following].requests_per_s = COMPARED_REQUESTS_PER_S if is_needed else IDLE_REQUESTS_PER_S
 
     def _wait_for_event(self, asset: str, month: str) -> None:
         deadline = time.monotonic() + MONTH_TIMEOUT_S
@@ -170,3 +169,24 @@ class Loop:
             if state in _FAILED or time.monotonic() > deadline:
                 raise ServiceError(f"{dag_id} {run_id} must succeed; got {state}. See {self.deployment.home.logs}.")
             time.sleep(_POLL_S)
+
+
+def needs_requests(router: Mapping[str, Any], *, rollout: RolloutSpec) -> bool:
+    """Return whether a challenger, or the champion beside it, has answered too few requests for a verdict.
+
+    >>> counted = {"version": "2", "requests": 59}, {"version": "1", "requests": 90}
+    >>> routes = {"champion": "1", "canary": None, "shadow": "2"}
+    >>> needs_requests({"routes": routes, "counters": counted}, rollout=RolloutSpec(shadow_requests=60))
+    True
+    >>> needs_requests({"routes": routes, "counters": counted}, rollout=RolloutSpec(shadow_requests=59))
+    False
+    """
+    routes = router["routes"]
+    challenger = routes["canary"] or routes["shadow"]
+    if challenger is None:
+        return False
+    needed = rollout.min_requests_per_step if routes["canary"] else rollout.shadow_requests
+    answered = Counter[str]()
+    for item in router["counters"]:
+        answered[item["version"]] += item["requests"]
+    return min(answered[challenger], answered[routes["champion"]]) < needed
