@@ -56,9 +56,9 @@ def _run(console: Console, *, root: Path, num_months: int, bench: Path | None) -
         def say(text: str) -> None:
             status.update(f"[{time.monotonic() - began:5.0f} s] {escape(text)}")
 
-        stack.prepare(deployment, say=say)
-        prepared = time.monotonic()
         try:
+            stack.prepare(deployment, say=say)
+            prepared = time.monotonic()
             stack.up(deployment, say=say)
             console.print(f"Airflow runs at {deployment.airflow_url} (admin, {deployment.secrets.admin_password})")
             started = time.monotonic()

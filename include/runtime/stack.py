@@ -76,10 +76,11 @@ def prepare(deployment: Deployment, *, say: Callable[[str], None]) -> None:
         ),
     }
     started = {name: _run_beside(name, command, env, home=home) for name, (command, env) in commands.items()}
-    for name, child in started.items():
-        if child.wait() != 0:
+    codes = {name: child.wait() for name, child in started.items()}
+    for name, code in codes.items():
+        if code != 0:
             log = home.logs / f"{name}.log"
-            raise SetupError(f"{name} must end with exit code 0; got {child.returncode}. PostgreSQL runs. See {log}.")
+            raise SetupError(f"{name} must end with exit code 0; got {code}. No server was started. See {log}.")
     if deployment.uses_embedded_postgres:
         stamp.write_text(release)
 
@@ -98,8 +99,8 @@ def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
     home = deployment.home
     running = _running(home)
     _check_ports(deployment, running)
-    prepare(deployment, say=say)
     try:
+        prepare(deployment, say=say)
         services = deployment.services()
         for service in services:
             if not running.get(service.name):

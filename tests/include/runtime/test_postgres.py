@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from include.errors import SetupError
 from include.runtime import processes, stack
 from include.runtime.processes import ManagedProcess
 from include.runtime.services import Deployment
@@ -68,3 +69,29 @@ def test_a_stale_pid_file_that_names_a_living_stranger_does_not_stop_it(deployme
     stale = deployment.home.postgres / "data" / "postmaster.pid"
     stale.write_text(f"{os.getpid()}\n{stale.parent}\n")
     assert start(deployment).is_running
+
+
+def test_another_database_is_used_by_its_url(
+    deployment: Deployment, short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(deployment)
+    monkeypatch.setenv(
+        "TRADEWIND_DATABASE_URL", deployment.postgres.url("airflow").replace("/airflow?", "/{database}?")
+    )
+    other = stack.open_deployment(short_tmp_path / "other", ports=stack.free_ports())
+
+    stack.prepare(other, say=lambda _: None)
+
+    assert processes.find(other.home.pids) == []
+    assert not other.home.postgres.exists()
+    with connect(deployment, deployment.secrets.postgres_password) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_name IN ('dag_run', 'asset_event')")
+        assert cursor.fetchone() == (2,)
+    connection.close()
+
+
+def test_a_database_that_does_not_answer_is_said(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEWIND_DATABASE_URL", f"postgresql+psycopg2://nobody@/{{database}}?host={short_tmp_path}")
+    deployment = stack.open_deployment(short_tmp_path / "other", ports=stack.free_ports())
+    with pytest.raises(SetupError, match="migrate must end with exit code 0"):
+        stack.prepare(deployment, say=lambda _: None)
