@@ -57,6 +57,7 @@ def build(spec: ModelSpec) -> DAG:
         max_active_runs=_MAX_PARTITIONS_AT_ONCE,
         default_args={
             **retry_args(execution_timeout=timedelta(minutes=15)),
+            "owner": spec.owner,
             "on_failure_callback": alert_on_failure(spec.name),
         },
         tags=["tradewind", "ingest", spec.name],

@@ -13,6 +13,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 
 from include.errors import BadInputError, DataQualityError, PartitionError, SchemaError, ServiceError
+from include.spec import load_spec
 from operators.assets import dataset_asset
 from operators.retries import retry_args
 
@@ -70,6 +71,7 @@ def test_the_tasks_follow_each_other(dag: DAG) -> None:
     for task in dag.tasks:
         assert task.retries == 3
         assert task.execution_timeout > timedelta(0)
+        assert task.owner == load_spec("flight_delays").owner
 
 
 def test_every_month_of_the_source_has_one_run(dag: DAG) -> None:
