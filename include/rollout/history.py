@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from include.rollout.decision import Verdict
-from include.rollout.ledger import CHAMPION_KINDS
+from include.rollout.ledger import names_champion
 
 if TYPE_CHECKING:
     from include.rollout.ledger import Entry, Ledger
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def champion_of(ledger: Ledger, model: str) -> str | None:
     """Return the version that took over last, None before the first."""
-    found = [entry for entry in ledger.entries(model) if entry.kind in CHAMPION_KINDS]
+    found = [entry for entry in ledger.entries(model) if names_champion(entry)]
     return found[-1].evidence["champion"] if found else None
 
 

@@ -20,7 +20,7 @@ GENESIS = "0" * 64
 """What the first entry names as the hash of the one before."""
 
 CHAMPION_KINDS = ("bootstrap", "promote", "roll_back")
-"""Kinds whose evidence names the `champion` that serves from then on."""
+"""Kinds whose evidence names the `champion` that serves from then on; `names_champion` says of which entries."""
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -76,6 +76,12 @@ class Entry:
     hash: str
 
 
+def names_champion(entry: Entry) -> bool:
+    """Return whether a version took over by an entry; taking a challenger out only repeats who serves anyway."""
+    is_takeover = entry.kind in CHAMPION_KINDS and "withdrawn" not in entry.evidence
+    return is_takeover and entry.evidence.get("champion") is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """A SQLite file in WAL mode that any number of processes of one machine append to.
@@ -117,7 +123,7 @@ class Ledger:
 
     def serving_at(self, model: str, when: datetime) -> Entry | None:
         """Return the entry by which a model's champion at `when` took over; its evidence names the `champion`."""
-        served = [e for e in self.entries(model) if e.kind in CHAMPION_KINDS and e.at <= when]
+        served = [e for e in self.entries(model) if names_champion(e) and e.at <= when]
         return served[-1] if served else None
 
     def verify(self, *, expected_head: str | None = None) -> int:

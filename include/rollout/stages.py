@@ -158,7 +158,7 @@ class Rollout:
         failed = failed_stages(self.ledger, self.model, run_key=self.run_key, version=found)
         reasons = failed[-1].evidence["reasons"] if failed else ["a task of the rollout failed; its log says why"]
         evidence = {
-            "champion": state.champion,
+            "champion": state.champion or champion_of(self.ledger, self.model),
             "withdrawn": found,
             "reasons": reasons,
             "decided_by": [entry.seq for entry in failed],

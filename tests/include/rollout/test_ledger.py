@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
+from include.rollout.history import champion_of
 from include.rollout.ledger import GENESIS, Entry, Ledger
 
 ROOT = Path(__file__).parents[3]
@@ -138,6 +139,18 @@ def test_serving_at_names_the_champion_of_that_moment(tmp_path: Path) -> None:
     ]
     assert [entry and entry.evidence["champion"] for entry in at] == [None, "1", "1", "2", "1"]
     assert ledger.serving_at("other", datetime.now(UTC)) is None
+
+
+def test_taking_a_challenger_out_changes_nobodys_champion(tmp_path: Path) -> None:
+    ledger = Ledger(path=tmp_path / "l.sqlite")
+    note(ledger, "a", kind="bootstrap", champion="1")
+    note(ledger, "b", kind="roll_back", subject="2", champion=None, withdrawn="2")
+    note(ledger, "c", kind="roll_back", subject="2", champion="7", withdrawn="2")
+    note(ledger, "d", kind="roll_back", subject="2", champion=None)
+    served = ledger.serving_at("m", datetime.now(UTC) + timedelta(days=1))
+    assert served is not None
+    assert served.evidence["champion"] == "1"
+    assert champion_of(ledger, "m") == "1"
 
 
 def test_threads_that_write_at_once_share_one_chain(ledger: Ledger) -> None:

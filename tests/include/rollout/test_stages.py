@@ -282,6 +282,18 @@ def test_a_server_that_forgot_its_champion_gets_it_back(stages: Stages) -> None:
     assert (world.state.champion, world.state.shadow) == (first, second)
 
 
+def test_a_champion_that_the_server_forgot_is_known_after_a_challenger_was_withdrawn(stages: Stages) -> None:
+    world = stages.world
+    first = stages.champion()
+    world.server.reset()
+    second = world.register()
+    entry = stages.of().withdraw(second)  # deploy could not give the champion back
+    assert (entry.evidence["champion"], world.state.champion) == (first, None)
+    third = world.register()
+    deployment = stages.of("run-2").deploy(None)
+    assert (deployment.version, deployment.champion, deployment.is_bootstrap) == (third, first, False)
+
+
 def test_a_rollout_replaces_what_a_dead_one_left(stages: Stages) -> None:
     world = stages.world
     first, second = stages.champion(), world.register()
