@@ -9,9 +9,12 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from include.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 _PAGE = 100
 _MAX_REPEATS = 20
@@ -44,10 +47,17 @@ class AirflowApi:
 
     def dag_ids(self) -> dict[str, bool]:
         """Return Dag id -> whether it is paused."""
-        return {dag["dag_id"]: dag["is_paused"] for dag in self.get("dags", limit=_PAGE)["dags"]}
+        found: dict[str, bool] = {}
+        while True:
+            page = self.get("dags", limit=_PAGE, offset=len(found), order_by="dag_id")["dags"]
+            found |= {dag["dag_id"]: dag["is_paused"] for dag in page}
+            if len(page) < _PAGE:
+                return found
 
-    def unpause_in_order(self, stages: tuple[str, ...], *, timeout_s: float) -> None:
-        """Wait until every stage has a Dag, then unpause all of them, stage by stage.
+    def unpause_in_order(self, stages: tuple[str, ...], *, timeout_s: float, known: Container[str] = ()) -> list[str]:
+        """Wait until every stage has a Dag, then unpause those that are not `known`, stage by stage; return all Dags.
+
+        A Dag that is known was unpaused before: if it is paused now, a person wants it so.
 
         Raises:
             ServiceError: A stage has no Dag in time; the message holds the import errors.
@@ -64,8 +74,9 @@ class AirflowApi:
         found = self.dag_ids()
         for stage in stages:
             for dag_id, is_paused in found.items():
-                if is_paused and dag_id.startswith(f"{stage}_"):
+                if is_paused and dag_id.startswith(f"{stage}_") and dag_id not in known:
                     self.patch(f"dags/{dag_id}", {"is_paused": False})
+        return sorted(found)
 
     def asset_events(self, name: str) -> list[dict[str, Any]]:
         """Return an asset's events, oldest first; empty when nothing has emitted one."""

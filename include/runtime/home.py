@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include.errors import SetupError
 from include.lake.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPO = Path(__file__).resolve().parents[2]
 MAX_SOCKET_BYTES = 107
@@ -84,6 +90,7 @@ class Home:
                 f"PostgreSQL's socket path may have {MAX_SOCKET_BYTES} bytes; got {socket_bytes} below {self.root}. "
                 "Nothing was started. Clone into a shorter path, or set TRADEWIND_HOME to one."
             )
+        self._check_disk()
         self.root.mkdir(parents=True, exist_ok=True)
         if self.root.stat().st_uid != os.getuid():
             raise SetupError(
@@ -94,7 +101,27 @@ class Home:
         private = (self.data, self.secrets, self.logs, self.pids, self.airflow, self.mlflow, self.serving)
         for folder in (*private, self.ledger.parent):
             folder.mkdir(exist_ok=True, mode=0o700)
-        free_bytes = shutil.disk_usage(self.root).free
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from starting and stopping this deployment meanwhile; a killed holder lets go by itself.
+
+        Raises:
+            SetupError: Somebody else is at it.
+        """
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SetupError(
+                    f"only one command at a time may start or stop {self.root}; got another one at work. "
+                    "Nothing was changed. Wait for it."
+                ) from error
+            yield
+
+    def _check_disk(self) -> None:
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        free_bytes = shutil.disk_usage(existing).free
         if free_bytes < MIN_FREE_BYTES:
             raise SetupError(
                 f"{self.root} needs {MIN_FREE_BYTES >> 20} MiB free; got {free_bytes >> 20} MiB. Nothing was started. "

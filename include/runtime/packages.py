@@ -7,6 +7,7 @@ pip settings (indexes, find-links, certificate), which uv does not read by itsel
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -36,9 +37,9 @@ def install(locks: list[str]) -> int:
     """Install the locks unless they are installed already; return the exit code."""
     environment = Path(sys.prefix)
     stamp = environment / ".tradewind-locks"
-    wanted = {hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in locks}
-    installed = set(stamp.read_text().split()) if stamp.exists() else set()
-    if wanted <= installed:
+    wanted = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in locks}
+    installed = json.loads(stamp.read_text()) if stamp.exists() else {}
+    if installed | wanted == installed:
         return 0
     if problem := _problem(environment):
         sys.stderr.write(f"error: {problem}\n")
@@ -47,7 +48,7 @@ def install(locks: list[str]) -> int:
     requirements = [word for path in locks for word in ("-r", path)]
     code = _uv("pip", "install", "--python", sys.executable, "--compile-bytecode", *requirements)
     if code == 0:
-        stamp.write_text("\n".join(sorted(installed | wanted)))
+        stamp.write_text(json.dumps(installed | wanted))
     return code
 
 

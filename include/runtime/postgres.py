@@ -115,6 +115,8 @@ class Postgres:
         if command_line.exists() and str(self._data).encode() in command_line.read_bytes():
             return
         pid_file.unlink()
+        for left in self._run.glob(".s.PGSQL.*"):  # the socket and its lock, which names the same process
+            left.unlink()
 
     def wait_until_ready(self, databases: tuple[str, ...]) -> None:
         """Wait for the server to answer, then make the databases that are missing.
@@ -182,5 +184,10 @@ def _server_user() -> tuple[int, int]:
 def _as_server_user() -> list[str]:
     if os.getuid() != 0:
         return []
+    if shutil.which("setpriv") is None:
+        raise SetupError(
+            "PostgreSQL refuses to run as root, and changing the user needs the program setpriv; got none. Nothing was "
+            "started. Install util-linux, or run as an ordinary user."
+        )
     uid, gid = _server_user()
     return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--"]

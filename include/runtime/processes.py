@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,17 +29,21 @@ class ManagedProcess:
     name: str
     pid: int
     started_ticks: int
+    boot_id: str
 
     @property
     def is_running(self) -> bool:
         """Whether the leader itself is alive, and is the process that was started."""
-        return _started_ticks(self.pid) == self.started_ticks
+        return self.boot_id == _boot_id() and _started_ticks(self.pid) == self.started_ticks
 
     def members(self) -> list[int]:
         """Return the process ids of the leader's session that are alive, the leader's own included."""
-        if _started_ticks(self.pid) not in (self.started_ticks, None):
+        if self.boot_id != _boot_id() or _started_ticks(self.pid) not in (self.started_ticks, None):
             return []  # the id was reused, so the session had ended
-        return [pid for pid in _all_pids() if _session(pid) == self.pid]
+        return [pid for pid in _all_pids() if _session(pid) == self.pid and self._is_older_than(pid)]
+
+    def _is_older_than(self, pid: int) -> bool:
+        return (_started_ticks(pid) or 0) >= self.started_ticks
 
 
 def start(
@@ -55,18 +59,14 @@ def start(
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
-    process = ManagedProcess(name=name, pid=pid, started_ticks=_started_ticks(pid) or 0)
-    write_private(pids / f"{name}.json", json.dumps({"pid": process.pid, "started_ticks": process.started_ticks}))
+    process = ManagedProcess(name=name, pid=pid, started_ticks=_started_ticks(pid) or 0, boot_id=_boot_id())
+    write_private(pids / f"{name}.json", json.dumps(asdict(process)))
     return process
 
 
 def find(pids: Path) -> list[ManagedProcess]:
     """Return the processes that this deployment's files name, whether they are alive or not."""
-    found = []
-    for path in sorted(pids.glob("*.json")):
-        raw = json.loads(path.read_text())
-        found.append(ManagedProcess(name=path.stem, pid=raw["pid"], started_ticks=raw["started_ticks"]))
-    return found
+    return [ManagedProcess(**json.loads(path.read_text())) for path in sorted(pids.glob("*.json"))]
 
 
 def ask_to_stop(process: ManagedProcess, *, how: signal.Signals = signal.SIGTERM) -> None:
@@ -107,6 +107,11 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return
+
+
+def _boot_id() -> str:
+    """Return what differs after each start of the machine: process ids and start times begin anew then (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _all_pids() -> list[int]:

@@ -37,7 +37,8 @@ class Service:
         name: Also the name of its log file.
         command: Its command line; it never holds a secret, since every local user can read command lines.
         env: What it needs beyond the common environment.
-        ready_url: Answers 200 when the server can be used; None for what has no port.
+        ready_url: Answers 200 when the server has started; None for what has no port. A model server that cannot load
+            one of its models has started all the same: Airflow is needed to mend that.
         niceness: Higher for what nobody waits for at the start.
     """
 
@@ -159,7 +160,7 @@ class Deployment:
             name="model-server",
             command=(sys.executable, "-m", "include.serving", "--port", str(self.ports.model_server), *files, *token),
             env=_base_env() | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-            ready_url=f"{self.model_server_url}/v2/health/ready",
+            ready_url=f"{self.model_server_url}/v2/health/live",
             niceness=5,
         )
 
@@ -188,7 +189,7 @@ def _airflow() -> tuple[str, ...]:
 
 def _base_env() -> dict[str, str]:
     """Return the user's environment without what would point Python or Airflow elsewhere."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "AIRFLOW_HOME", "AIRFLOW_CONFIG")
+    dropped = ("PYTHONPATH", "PYTHONHOME", "AIRFLOW_HOME", "AIRFLOW_CONFIG", "TRADEWIND_DATABASE_URL")
     kept = {key: value for key, value in os.environ.items() if key not in dropped and "AIRFLOW__" not in key}
     telemetry = {"DO_NOT_TRACK": "1", "FEAST_USAGE": "False", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return kept | telemetry | {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}

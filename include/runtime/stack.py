@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import signal
 import socket
@@ -94,11 +95,17 @@ def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
     """Start what does not run yet, wait until all of it answers, and unpause the Dags.
 
     Raises:
-        SetupError: A port is taken, a server ends or does not answer; what was started is stopped again.
+        SetupError: A port is taken, a server ends or does not answer; what this call started is stopped again.
     """
+    with deployment.home.held():
+        _up(deployment, say=say)
+
+
+def _up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
     home = deployment.home
     running = _running(home)
     _check_ports(deployment, running)
+    (home.root / "ports.json").write_text(json.dumps(asdict(deployment.ports)))
     try:
         prepare(deployment, say=say)
         services = deployment.services()
@@ -118,15 +125,27 @@ def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
             _wait_until_ready(service, home)
         say("unpausing Dags")
         api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
-        api.unpause_in_order(STAGES, timeout_s=READY_TIMEOUT_S)
+        unpaused = home.root / "unpaused.json"
+        known = json.loads(unpaused.read_text()) if unpaused.exists() else []
+        unpaused.write_text(json.dumps(api.unpause_in_order(STAGES, timeout_s=READY_TIMEOUT_S, known=known)))
     except BaseException:
-        down(home, say=say)
+        _stop([process for process in processes.find(home.pids) if process.name not in running], home=home, say=say)
         raise
 
 
 def down(home: Home, *, say: Callable[[str], None]) -> int:
-    """Stop exactly the processes that `up` started, the database last; return how many were running."""
-    found = processes.find(home.pids)
+    """Stop exactly the processes that `up` started, the database last; return how many were running.
+
+    Raises:
+        SetupError: Another command starts or stops the deployment at this moment.
+    """
+    if not home.root.exists():
+        return 0
+    with home.held():
+        return _stop(processes.find(home.pids), home=home, say=say)
+
+
+def _stop(found: list[ManagedProcess], *, home: Home, say: Callable[[str], None]) -> int:
     num_running = sum(bool(process.members()) for process in found)
     servers = [process for process in found if process.name != "postgres"]
     for process in servers:
@@ -154,6 +173,13 @@ def _running(home: Home) -> dict[str, ManagedProcess]:
 
 def _check_ports(deployment: Deployment, running: dict[str, ManagedProcess]) -> None:
     owners = {"airflow": "api-server", "mlflow": "mlflow", "model_server": "model-server"}
+    recorded = deployment.home.root / "ports.json"
+    used = Ports(**json.loads(recorded.read_text())) if recorded.exists() else deployment.ports
+    if running and used != deployment.ports:
+        raise SetupError(
+            f"{deployment.home.root} runs already, on {used}; got {deployment.ports}. It runs on unchanged. "
+            "Set the same ports, or `make down` first."
+        )
     for name, port in asdict(deployment.ports).items():
         if owners[name] in running:
             continue
@@ -178,7 +204,9 @@ def _wait_until_ready(service: Service, home: Home) -> None:
     log = home.logs / f"{service.name}.log"
     what = f"answer within {READY_TIMEOUT_S:.0f} s" if process.is_running else "keep running; it ended"
     tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-    raise SetupError(f"{service.name} must {what}; got {' | '.join(tail)!r}. All was stopped again. See {log}.")
+    raise SetupError(
+        f"{service.name} must {what}; got {' | '.join(tail)!r}. What was started now is stopped again. See {log}."
+    )
 
 
 def _answers(url: str) -> bool:

@@ -1,7 +1,6 @@
-import json
+import dataclasses
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -67,16 +66,18 @@ def test_stop_ends_the_children_of_a_leader_that_died(
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
 
 
-def test_a_reused_process_id_is_not_ours(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    pids.mkdir()
-    stranger = subprocess.Popen(SLEEP, start_new_session=True)
-    (pids / "server.json").write_text(json.dumps({"pid": stranger.pid, "started_ticks": 1}))
-    (found,) = processes.find(pids)
-    assert not found.is_running
+@pytest.mark.parametrize(
+    "changed", [{"started_ticks": 1}, {"boot_id": "another"}], ids=["reused after a death", "after a reboot"]
+)
+def test_a_process_that_only_has_the_same_id_is_not_ours(
+    start: Callable[..., processes.ManagedProcess], tmp_path: Path, changed: dict[str, object]
+) -> None:
+    stranger = start("server", SLEEP)
+    claimed = dataclasses.replace(stranger, **changed)
+    assert not claimed.is_running
+    assert claimed.members() == []
 
-    processes.stop(found, pids=pids)
+    processes.stop(claimed, pids=tmp_path / "pids")
 
-    assert stranger.poll() is None
-    stranger.kill()
-    stranger.wait()
+    assert stranger.is_running
+    processes.stop(stranger, pids=tmp_path / "pids")

@@ -1,12 +1,14 @@
 import json
 import socket
 import stat
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from include.errors import SetupError
-from include.runtime import stack
+from include.runtime import processes, stack
 from include.runtime.home import MAX_SOCKET_BYTES, Home
 from include.runtime.secrets import load_secrets
 
@@ -73,6 +75,26 @@ def test_a_taken_port_names_itself_and_the_remedy(tmp_path: Path) -> None:
     assert f"port {ports.mlflow} for mlflow must be free" in str(caught.value)
     assert "TRADEWIND_MLFLOW_PORT" in str(caught.value)
     assert not list(deployment.home.pids.iterdir())
+
+
+def test_a_running_deployment_keeps_its_ports(tmp_path: Path) -> None:
+    deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
+    home = deployment.home
+    (home.root / "ports.json").write_text(json.dumps(asdict(stack.free_ports())))
+    sleeper = processes.start(
+        "scheduler", (sys.executable, "-c", "import time; time.sleep(60)"), env={}, pids=home.pids, log=home.logs / "x"
+    )
+    with pytest.raises(SetupError, match=r"runs already, on .* Set the same ports"):
+        stack.up(deployment, say=lambda _: None)
+    assert sleeper.is_running
+    assert stack.down(home, say=lambda _: None) == 1
+
+
+def test_two_commands_never_work_on_one_deployment_at_once(tmp_path: Path) -> None:
+    deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
+    with deployment.home.held(), pytest.raises(SetupError, match="only one command at a time"):
+        stack.up(deployment, say=lambda _: None)
+    assert stack.down(deployment.home, say=lambda _: None) == 0
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "http"])
