@@ -29,7 +29,7 @@ up: setup ## Start Airflow, MLflow and the model server, and keep them running.
 down: ## Stop exactly what `up` started.
 	@test -x $(PY) || { echo "nothing was started"; exit 0; }; $(PY) -m include.runtime down
 
-status: ## Say which processes of `up` run.
+status: setup ## Say which processes of `up` run.
 	@$(PY) -m include.runtime status
 
 test: setup-dev lint ## Lint, then run all tests.
@@ -53,5 +53,6 @@ bench: setup ## Run the loop and write benchmarks/loop.json: where the time goes
 lock: setup-dev ## Compile requirements*.in into the locks.
 	@$(PY) -m include.runtime.packages lock
 
-clean: down ## Remove the virtual environment and every local deployment.
+clean: ## Stop and remove every local deployment, and the virtual environment.
+	@test -x $(PY) || exit 0; for home in .tradewind/*/; do test ! -d "$$home" || $(PY) -m include.runtime down --home "$$home"; done
 	rm -rf $(VENV) .tradewind

@@ -20,7 +20,7 @@ from include.demo import outcome
 from include.demo.closing import print_closing
 from include.demo.loop import Loop
 from include.demo.timing import Timing, measure
-from include.errors import ServiceError, TradewindError
+from include.errors import SetupError, TradewindError
 from include.runtime import stack
 from include.runtime.home import REPO, Home
 
@@ -83,11 +83,16 @@ def _close(console: Console, loop: Loop, *, timing: Timing, prepare_s: float, be
     months, versions = outcome.collect_months(deployment, loop), outcome.collect_versions(deployment)
     compared = outcome.compare_versions(loop, month=loop.months[-1], versions=versions)
     entries = outcome.serving_entries(deployment)
+    console.print(f"Measured on {os.cpu_count()} cores.")
     print_closing(console, months=months, versions=versions, entries=entries, compared=compared, timing=timing)
     if not any(month.verdict == "retrain" for month in months):
         console.print("No month's data was worth another training: that is the result.")
     for report in sorted(deployment.home.data.glob("reports/*/*/drift.html")):
         console.print(f"Drift report: {report}", soft_wrap=True)
+    reports = {path.parent.name for path in deployment.home.data.glob("reports/*/*/drift.html")}
+    outcome.require_complete(
+        months=months, versions=versions, entries=entries, reports=reports, champion=loop.champion()
+    )
     if bench:
         document = {
             "machine": {
@@ -102,30 +107,20 @@ def _close(console: Console, loop: Loop, *, timing: Timing, prepare_s: float, be
         }
         bench.parent.mkdir(parents=True, exist_ok=True)
         bench.write_text(json.dumps(document, indent=1) + "\n")
-    _require_complete(months, versions)
-
-
-def _require_complete(months: list[outcome.Month], versions: list[outcome.Version]) -> None:
-    """Raise unless each stage left what the tables claim.
-
-    Raises:
-        ServiceError: A month has no rows or features, or nothing serves although a training window was there.
-    """
-    missing = [month.key for month in months if not all(month.num_rows.values()) or not month.is_parity_checked]
-    if missing:
-        raise ServiceError(f"each month must be ingested and materialized; got nothing for {', '.join(missing)}.")
-    if any(month.verdict in ("bootstrap", "retrain") for month in months) and not versions:
-        raise ServiceError("a training was decided on, so a version must be registered; got none. See the gates.")
-    for version in versions:
-        own, constant = version.metrics["validation"]["log_loss"], version.metrics["base_rate"]["log_loss"]
-        if own >= constant:
-            raise ServiceError(f"v{version.version} must beat the base rate ({constant:.4f}); got {own:.4f}.")
 
 
 def _empty(root: Path) -> None:
-    """Remove an earlier demo, after stopping what it may have left running."""
+    """Remove an earlier demo, after stopping what it may have left running.
+
+    Raises:
+        SetupError: The folder holds something else.
+    """
     if not root.exists():
         return
+    if any(root.iterdir()) and not (root / "secrets").is_dir():
+        raise SetupError(
+            f"{root} must be empty or an earlier demo; got other files. Nothing was removed. Name another."
+        )
     stack.down(Home(root=root), say=lambda _: None)
     shutil.rmtree(root)
 

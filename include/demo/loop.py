@@ -90,10 +90,10 @@ class Loop:
         following = partitions.shift(month, 1)
         has_following = following in self.months
         # Callers of the next month ask while this month is decided on: that is the traffic that a canary sees.
-        if has_following and self._has_champion():
+        if has_following and self.champion():
             self._start_traffic(following)
         self._wait_for_event("closed", month)
-        if not has_following or not self._has_champion():
+        if not has_following or not self.champion():
             return
         if following not in self.traffic:
             self._start_traffic(following)
@@ -126,8 +126,9 @@ class Loop:
         )
         return server.get_routes(model=MODEL)
 
-    def _has_champion(self) -> bool:
-        return self._router()["routes"]["champion"] is not None
+    def champion(self) -> str | None:
+        """Return the version that the model server routes."""
+        return self._router()["routes"]["champion"]
 
     def _pace_traffic(self, following: str) -> None:
         """Let callers ask slowly, and faster while a challenger needs them: a month's requests are soon used up."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.demo.flights import MODEL
+from include.errors import ServiceError
 from include.features.examples import load_examples
 from include.lake.tables import read_table, table_exists
 from include.registry.models import list_versions
@@ -16,7 +17,7 @@ from include.spec import load_spec
 from include.training.metrics import auc, log_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from include.demo.loop import Loop
     from include.demo.traffic import Traffic
@@ -144,6 +145,53 @@ def compare_versions(loop: Loop, *, month: str, versions: Iterable[Version]) -> 
             for name, probability_B in named.items()
         ]
     return compared
+
+
+def require_complete(
+    *,
+    months: Sequence[Month],
+    versions: Sequence[Version],
+    entries: Sequence[Entry],
+    reports: Collection[str],
+    champion: str | None,
+) -> None:
+    """Raise unless each stage left what the closing tables claim.
+
+    Args:
+        months: From `collect_months`.
+        versions: From `collect_versions`.
+        entries: From `serving_entries`.
+        reports: Months of which a drift report exists.
+        champion: Version that the model server routes.
+
+    Raises:
+        ServiceError: Something is missing, worse than the base rate, or was rolled back without a measured reason.
+    """
+    problems = [
+        f"{month.key} has no rows or no checked features"
+        for month in months
+        if not all(month.num_rows.values()) or not month.is_parity_checked
+    ]
+    problems += [
+        f"{m.key} fired and has no drift report" for m in months if m.verdict == "retrain" and m.key not in reports
+    ]
+    trained = sum(month.verdict in ("bootstrap", "retrain") for month in months)
+    if len(versions) < min(trained, 1):
+        problems.append(f"{trained} trainings were decided on and none registered a version")
+    for version in versions:
+        own, constant = version.metrics["validation"]["log_loss"], version.metrics["base_rate"]["log_loss"]
+        if own >= constant:
+            problems.append(f"v{version.version} has log loss {own:.4f}, the base rate {constant:.4f}")
+    takeovers = [entry.evidence["champion"] for entry in entries if entry.kind in ("bootstrap", "promote")]
+    if versions and (not takeovers or champion != takeovers[-1]):
+        problems.append(f"the ledger names champion {takeovers[-1:]}, the server routes {champion}")
+    problems += [
+        f"v{entry.subject} was rolled back without a measured reason"
+        for entry in entries
+        if entry.kind == "roll_back" and not entry.evidence.get("decided_by")
+    ]
+    if problems:
+        raise ServiceError(f"each stage must do what the tables say; got: {'; '.join(problems)}. See the logs.")
 
 
 def to_document(*, months: list[Month], versions: list[Version], compared: list[Compared]) -> dict[str, Any]:
