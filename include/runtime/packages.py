@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 def install(locks: list[str]) -> int:
     """Install the locks unless they are installed already; return the exit code."""
     environment = Path(sys.prefix)
-    stamp = environment / ".tradewind-locks"
+    stamp = environment / ".tradewind-locks.json"
     wanted = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in locks}
     installed = json.loads(stamp.read_text()) if stamp.exists() else {}
     if installed | wanted == installed:
