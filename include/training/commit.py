@@ -6,28 +6,49 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-UNKNOWN = "unknown"
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 VARIABLE = "TRADEWIND_COMMIT"
 _CODE = Path(__file__).parents[1]
+_CODE_SUFFIXES = frozenset({".py", ".yaml"})
+_HASH_CHARS = 12
 _TIMEOUT_S = 20
 
 
 def current_commit(folder: Path = _CODE) -> str:
-    """Return the commit of the code in a folder, `unknown` if nothing says.
+    """Return the commit of the code in a folder, so that two states of the code are never one commit.
 
-    An image without `.git` names it in TRADEWIND_COMMIT. Code that differs from its commit gets a suffix that names the
-    difference, so that two states of a working tree are two commits.
+    An image names it in TRADEWIND_COMMIT. Code that differs from its commit, by files that git does not track yet too,
+    gets a suffix that names the difference. Where git cannot tell (it is missing, refuses a folder of another owner, or
+    tracks nothing there), the contents of the code stand for the commit: `no-git-<hash>`.
     """
     if named := os.environ.get(VARIABLE):
         return named
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return UNKNOWN
+    head = _git(folder, "rev-parse", "HEAD")
     difference = _git(folder, "diff", "HEAD", "--", ".")
-    if not difference:
-        return commit.decode().strip()
-    return f"{commit.decode().strip()}-dirty-{hashlib.sha256(difference).hexdigest()[:12]}"
+    untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
+    is_tracked = _git(folder, "ls-files", "--error-unmatch", "--", ".") is not None
+    if head is None or difference is None or untracked is None or not is_tracked:
+        code = (path for path in folder.rglob("*") if path.suffix in _CODE_SUFFIXES)
+        return f"no-git-{_digest(b'', folder=folder, files=code)}"
+    commit = head.decode().strip()
+    if not difference and not untracked:
+        return commit
+    added = (folder / os.fsdecode(name) for name in untracked.split(b"\0") if name)
+    return f"{commit}-dirty-{_digest(difference, folder=folder, files=added)}"
+
+
+def _digest(difference: bytes, *, folder: Path, files: Iterable[Path]) -> str:
+    """Return the start of a hash over a difference and the names and contents of files, in any order."""
+    total = hashlib.sha256(difference)
+    for path in sorted(files):
+        if path.is_file():  # git lists links to folders and nested repositories as well
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            total.update(os.fsencode(f"\0{path.relative_to(folder).as_posix()}\0{content}"))
+    return total.hexdigest()[:_HASH_CHARS]
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

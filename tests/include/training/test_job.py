@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pytest
 
 from include.errors import BadInputError, TrainingError
 from include.lake.storage import Storage
-from include.training.commit import UNKNOWN, VARIABLE, current_commit
+from include.training.commit import VARIABLE, current_commit
 from include.training.job import load_job
 from include.training.submit import finished_job, submit_job
 from tests.snapshots import COMMIT, SPEC, small_job, small_table, write_snapshot
@@ -68,27 +71,86 @@ def test_a_job_without_a_result_is_not_finished(storage: Storage) -> None:
         finished_job(small_job(storage), storage=storage)
 
 
-def test_a_commit_names_the_working_tree_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a git repository with one committed file, `include/code.py`."""
     monkeypatch.delenv(VARIABLE)
-    assert current_commit(tmp_path) == UNKNOWN
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "code.py").write_text("a = 1\n")
+    (tmp_path / ".gitignore").write_text("*.pyc\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "First")
+    return tmp_path
 
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
-        done = subprocess.run(
-            ["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
 
-    git("init", "-q")
-    (tmp_path / "code.py").write_text("a = 1\n")
-    git("add", "code.py")
-    git("commit", "-q", "-m", "First")
-    assert current_commit(tmp_path) == git("rev-parse", "HEAD")
-    (tmp_path / "code.py").write_text("a = 2\n")
-    dirty = current_commit(tmp_path)
-    assert dirty.startswith(f"{git('rev-parse', 'HEAD')}-dirty-")
-    (tmp_path / "code.py").write_text("a = 3\n")
-    assert current_commit(tmp_path) != dirty
+def test_a_commit_names_the_working_tree_too(repository: Path) -> None:
+    code, head = repository / "include", git(repository, "rev-parse", "HEAD")
+    assert current_commit(code) == head
+    (code / "code.py").write_text("a = 2\n")
+    dirty = current_commit(code)
+    assert dirty.startswith(f"{head}-dirty-")
+    (code / "code.py").write_text("a = 3\n")
+    assert current_commit(code) != dirty
+
+
+def test_a_commit_names_files_that_git_does_not_track_yet(repository: Path) -> None:
+    code, head = repository / "include", git(repository, "rev-parse", "HEAD")
+    (code / "code.pyc").write_text("ignored")
+    (repository / "notes.py").write_text("outside the code")
+    assert current_commit(code) == head
+    network = code / "models" / "copied \u00e4" / "network.py"
+    network.parent.mkdir(parents=True)
+    network.write_text("WIDTH = 1\n")
+    copied = current_commit(code)
+    assert copied.startswith(f"{head}-dirty-")
+    network.write_text("WIDTH = 2\n")
+    edited = current_commit(code)
+    network.rename(network.with_name("other.py"))
+    assert len({copied, edited, current_commit(code)}) == 3
+    network.with_name("other.py").unlink()
+    assert current_commit(code) == head
+
+
+def test_a_link_to_a_folder_is_no_file_of_the_code(repository: Path) -> None:
+    (repository / "include" / "link").symlink_to(repository)
+    assert "-dirty-" in current_commit(repository / "include")
+
+
+@pytest.mark.parametrize("reason", ["missing", "no repository", "no commit", "nothing tracked", "refused"])
+def test_without_git_the_contents_are_the_commit(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    code = repository / "include"
+    if reason == "missing":
+        monkeypatch.setenv("PATH", str(repository))
+    elif reason == "refused":
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git then finds the ownership dubious
+    elif reason == "nothing tracked":
+        git(repository, "rm", "-q", "-r", "--cached", "include")
+        (repository / ".gitignore").write_text("include\n")
+        git(repository, "commit", "-q", "-a", "-m", "Second")
+    else:
+        shutil.rmtree(repository / ".git")
+        if reason == "no commit":
+            git(repository, "init", "-q")
+    first = current_commit(code)
+    assert re.fullmatch("no-git-[0-9a-f]{12}", first)
+    (code / "notes.txt").write_text("no code")
+    assert current_commit(code) == first
+    (code / "models").mkdir()
+    (code / "models" / "model.yaml").write_text("a: 1\n")
+    second = current_commit(code)
+    (code / "code.py").write_text("a = 2\n")
+    assert len({first, second, current_commit(code)}) == 3
 
 
 def test_an_image_names_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
