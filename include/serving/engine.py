@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from include.spec import load_spec
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from include.serving.features import FeatureLookup
     from include.serving.metrics import ServerMetrics
     from include.serving.prediction_log import PredictionLog
     from include.serving.router import Router, Routes
+
+_LOG = logging.getLogger(__name__)
 
 MAX_SHADOW_PENDING = 64
 
@@ -64,13 +67,22 @@ class Engine:
         self.log.close()
 
     def restore(self) -> None:
-        """Load every version that the router remembers; one that cannot be loaded keeps no other from serving."""
+        """Load every version that the router remembers; one that cannot be loaded keeps no other from serving.
+
+        A model is served only when all its versions were tried: its routes name several of them.
+        """
         for model, state in self.router.states.items():
+            versions: dict[str, LoadedVersion] = {}
+            failures: dict[str, str] = {}
             for version, package in state.versions.items():
                 try:
-                    self.add(self.load(model=model, version=version, uri=package["uri"], digest=package["digest"]))
-                except TradewindError as error:
-                    self._note_failure(model, version, str(error))
+                    versions[version] = self.load(
+                        model=model, version=version, uri=package["uri"], digest=package["digest"]
+                    )
+                except Exception as error:  # noqa: BLE001 - whatever is wrong with one version, the others are served
+                    _LOG.exception("version %s of model %r could not be restored", version, model)
+                    failures[version] = str(error) if isinstance(error, TradewindError) else repr(error)
+            self._publish(model, versions, failures)
         self.is_restored = True
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
@@ -196,7 +208,7 @@ class Engine:
     def mirror(self, scored: Scored, call_in_loop: Callable[..., Any]) -> None:
         """Have the shadow score a copy, later and on a thread of its own; too many waiting copies are dropped."""
         version = scored.served.routes.shadow
-        if version is None:
+        if version is None or version not in scored.served.versions:
             return
         if self._num_shadows >= MAX_SHADOW_PENDING:
             self.metrics.shadow_dropped.inc()
@@ -226,9 +238,10 @@ class Engine:
         state = self.router.state(model)
         self.models[model] = replace(self.models[model], routes=state.routes, revision=state.revision)
 
-    def _note_failure(self, model: str, version: str, text: str) -> None:
+    def _publish(self, model: str, versions: Mapping[str, LoadedVersion], failures: Mapping[str, str]) -> None:
         try:
             served = self._renewed(model)
-        except TradewindError:
-            return  # its spec is gone or broken: `unready` names the version that is missing
-        self.models[model] = replace(served, failures={**served.failures, version: text})
+        except Exception:  # noqa: BLE001 - its spec is gone or broken: `unready` names what is missing, others are served
+            _LOG.exception("model %r could not be restored", model)
+            return
+        self.models[model] = replace(served, versions=versions, failures=failures)

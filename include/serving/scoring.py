@@ -67,20 +67,23 @@ class Scored:
 
 
 def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Scored:
-    """Score a request by the version that its key belongs to; a canary that fails is replaced by the champion.
+    """Score a request by the version that its key belongs to; the champion replaces a canary that fails or is missing.
 
     Raises:
         BadInputError: The request is not what the model needs.
-        ServiceError: There is no champion yet, or the online store does not answer.
+        ServiceError: No champion is loaded, or the online store does not answer.
     """
     model = served.spec.name
     request = served.reader.read(body)
     columns = {**request.columns, **lookup.read(served.spec, request.columns)}
     request_id = request.request_id or uuid.uuid4().hex
     version, role = served.routes.choose(request.sticky_key or request_id, model=model)
+    champion = served.routes.champion
+    if role == "canary" and version not in served.versions:
+        version, role = champion, "champion"  # the canary did nothing, so nothing is counted for it
     outcomes = [attempt(served, version, role, columns)]
-    if outcomes[0].probabilities is None and role == "canary":
-        outcomes.append(attempt(served, served.routes.champion, "champion", columns))
+    if outcomes[0].probabilities is None and role == "canary" and champion in served.versions:
+        outcomes.append(attempt(served, champion, "champion", columns))
     last = outcomes[-1]
     text = b""
     if last.probabilities is not None:
@@ -96,19 +99,25 @@ def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Sc
 
 
 def attempt(served: ServedModel, version: str | None, role: str, columns: Mapping[str, Sequence[Any]]) -> Outcome:
-    """Return what a version makes of some rows; failure, or a version that is not loaded, is an outcome too.
+    """Return what a version makes of some rows; failure is an outcome too, a version that is not loaded has none.
 
     Raises:
-        ServiceError: No version has the role.
+        ServiceError: No version has the role, or it is not loaded.
     """
     if version is None:
         raise ServiceError(
             f"model {served.spec.name!r} must have a {role}; got none. Nothing was scored. Deploy a version."
         )
+    loaded = served.versions.get(version)
+    if loaded is None:
+        raise ServiceError(
+            f"version {version} of model {served.spec.name!r} must be loaded to score as {role}; it is not. Nothing "
+            "was scored or counted. GET /v2/health/ready says why: load it again, or route another version."
+        )
     started = time.perf_counter()
     probabilities: Sequence[float] | None = None
     try:
-        probabilities = served.versions[version].score(columns).tolist()
+        probabilities = loaded.score(columns).tolist()
     except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
         _LOG.exception("version %s of model %r could not score as %s", version, served.spec.name, role)
     latency_ms = (time.perf_counter() - started) * 1e3

@@ -363,7 +363,7 @@ def test_a_package_that_was_damaged_meanwhile_keeps_no_other_from_serving(
     assert "golden.json must match its recorded digest" in found
     assert not champion.client.is_ready()
     assert {answer["model_version"] for answer in send(champion, 10)} == {"1"}  # also those of the canary's keys
-    assert counters(champion)["canary"]["errors"] > 0
+    assert "canary" not in counters(champion)  # what is not loaded did not fail
 
 
 def test_a_terminated_server_answers_what_it_began_and_writes_its_log(champion: RunningModelServer) -> None:
