@@ -1,9 +1,10 @@
-"""Kills the process of a running task with SIGKILL, once in each of some stages."""
+"""Kills the process of a running task with SIGKILL, once for each of some targets."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -13,34 +14,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from include.runtime.airflow_api import AirflowApi
 
-WAITING = ("wait", "shadow_settled", "settled_")
-
 
 class Killer(threading.Thread):
-    """Waits for a working task of each stage, lets it go on for a moment, and kills it.
+    """Waits for a running task of each target, lets it go on for a moment, and kills it.
 
     Args:
         api: The Airflow whose tasks are killed.
-        stages: Dag id prefixes; each is killed once.
+        targets: Patterns of `stage.task`; one task of each is killed once.
         seed: Decides how long each victim may go on.
     """
 
-    def __init__(self, *, api: AirflowApi, stages: tuple[str, ...], seed: int) -> None:
+    def __init__(self, *, api: AirflowApi, targets: tuple[str, ...], seed: int) -> None:
         super().__init__(daemon=True)
         self._api = api
-        self._left = set(stages)
+        self._left = list(targets)
         self._random = random.Random(seed)
         self._ended = threading.Event()
-        self.victims: list[tuple[str, str]] = []
+        self.victims: dict[str, str] = {}
 
     def run(self) -> None:
         while self._left and not self._ended.is_set():
             for task in self._running():
-                stage = task["dag_id"].split("_", 1)[0]
-                if stage in self._left and not task["task_id"].startswith(WAITING) and self._kill(task["pid"]):
-                    self._left.discard(stage)
-                    self.victims.append((stage, task["task_id"]))
-            self._ended.wait(0.03)
+                name = f"{task['dag_id'].split('_', 1)[0]}.{task['task_id']}"
+                target = next((pattern for pattern in self._left if re.fullmatch(pattern, name)), None)
+                if target and self._kill(task["pid"]):
+                    self._left.remove(target)
+                    self.victims[target] = name
+            self._ended.wait(0.02)
 
     def stop(self) -> None:
         self._ended.set()
@@ -53,7 +53,7 @@ class Killer(threading.Thread):
         """Kill a task's process unless it has ended; return whether it was killed."""
         if not isinstance(pid, int):
             return False
-        time.sleep(self._random.uniform(0, 0.15))
+        time.sleep(self._random.uniform(0, 0.1))
         command = Path(f"/proc/{pid}/cmdline")
         if not command.exists() or b"airflow" not in command.read_bytes():
             return False
