@@ -132,7 +132,7 @@ def _available_at(*, spec: ModelSpec, storage: Storage, view: str, partition: st
     """Return when a partition's features could first be served, in whole seconds as the online store keeps it.
 
     Under `clock: wall` a partition keeps the moment of its first publication, whatever corrects it later; and one that
-    comes late is put just before the newer one that is there already, since it will never be served in its place.
+    comes late is put before the newer ones that are there already, since it will never be served in their place.
     """
     if spec.source.clock == "replay":
         return partitions.available_at(partition, source=spec.source, published_at=published_at)
@@ -144,5 +144,23 @@ def _available_at(*, spec: ModelSpec, storage: Storage, view: str, partition: st
         return moments[partition]
     now = partitions.available_at(partition, source=spec.source, published_at=published_at)
     now = now.replace(microsecond=0) + timedelta(seconds=1 if now.microsecond else 0)
-    newer = [moment - timedelta(seconds=1) for key, moment in moments.items() if key > partition]
-    return min([now, *newer])
+    return _in_order(now, partition=partition, moments=moments)
+
+
+def _in_order(now: datetime, *, partition: str, moments: Mapping[str, datetime]) -> datetime:
+    """Return the moment nearest to now that leaves a second for each month between this partition and the others.
+
+    The online store knows a value's partition by its moment alone, so no two partitions may share one, and every month
+    that is still to come must find its second free.
+
+    >>> march = datetime(2024, 5, 1, 12, 0, 9)
+    >>> _in_order(datetime(2024, 5, 2), partition="2013-01", moments={"2013-03": march}).time().isoformat()
+    '12:00:07'
+    """
+    after = [moment + _seconds_between(key, partition) for key, moment in moments.items() if key < partition]
+    before = [moment - _seconds_between(partition, key) for key, moment in moments.items() if key > partition]
+    return min([max([now, *after]), *before])
+
+
+def _seconds_between(first: str, last: str) -> timedelta:
+    return timedelta(seconds=len(partitions.between(first, last)) - 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -164,6 +165,17 @@ def test_wall_clock_puts_a_late_partition_before_the_newer_one(
     late = build(wall, storage, "2013-02", NOW + timedelta(days=1)).available_at["carrier_lateness"]
     later = build(wall, storage, "2013-01", NOW + timedelta(days=2)).available_at["carrier_lateness"]
     assert later < late < newest
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["2013-01", "2013-02", "2013-03", "2013-04"])))
+@pytest.mark.parametrize("pause", [timedelta(0), timedelta(days=1)])
+def test_wall_clock_orders_moments_as_partitions_however_they_come(order: tuple[str, ...], pause: timedelta) -> None:
+    moments: dict[str, datetime] = {}
+    for number, partition in enumerate(order):
+        moments[partition] = build_module._in_order(NOW + number * pause, partition=partition, moments=moments)
+    assert [key for key, _ in sorted(moments.items(), key=lambda item: item[1])] == sorted(order)
+    assert len(set(moments.values())) == len(order)
+    assert moments[order[0]] == NOW
 
 
 def publish_rows(spec: ModelSpec, storage: Storage, *, flights: pa.Table, weather: pa.Table) -> None:

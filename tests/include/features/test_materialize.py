@@ -135,6 +135,23 @@ def test_a_corrected_partition_withdraws_what_it_no_longer_has(spec: ModelSpec, 
     assert carriers_online(spec, storage, "UA", "AA", "B6") == [0.1, 0.1, None]
 
 
+def test_partitions_that_come_late_lose_no_value(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None]
+) -> None:
+    wall = spec.model_copy(update={"source": spec.source.model_copy(update={"clock": "wall"})})
+    for partition, step in (("2013-03", 2000), ("2013-01", 20), ("2013-02", 2000)):
+        publish(partition, step=step)
+        run_month(wall, storage, partition)
+    newest: dict[str, float] = {}
+    for partition in MOMENTS:
+        rows = read_features(spec=wall, storage=storage, view="tail_lateness", partitions=(partition,))
+        newest |= dict(zip(rows["tailnum"].to_pylist(), rows["tail_late_frac_28d"].to_pylist(), strict=True))
+    asked = {name: list(newest) for name in wall.features.entities}
+    online = online_features(open_store(spec=wall, storage=storage), wall, asked, as_of=NOW)
+    assert online["tail_late_frac_28d"] == list(newest.values())
+    assert len(newest) > 500
+
+
 def test_a_partition_that_was_never_built_is_refused(spec: ModelSpec, storage: Storage) -> None:
     with pytest.raises(NotFoundError, match=r"needs features of 2013-01 .*The online store is unchanged"):
         materialize(spec=spec, storage=storage, partition="2013-01")
