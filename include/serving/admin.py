@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import time
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -169,7 +168,7 @@ class _Admin:
             "model": model,
             "routes": asdict(state.routes),
             "revision": state.revision,
-            "age_s": max(0.0, time.time() - state.changed_at_s) if state.revision else 0.0,
+            "age_s": self._engine.router.age_s(model),
             "versions": {
                 version: {**package, "error": failures.get(version, None if version in loaded else "not loaded yet")}
                 for version, package in state.versions.items()

@@ -146,19 +146,26 @@ class Router:
     Args:
         path: File that keeps the states; it is replaced before a change takes effect.
         now_s: Clock, seconds since 1970.
+        states: What is known of each model.
+        windows: Model -> (version, role) -> counters.
+        counting_since_s: When this process began to count, seconds since 1970.
     """
 
     path: Path
     now_s: Callable[[], float] = time.time
     states: dict[str, ModelState] = field(default_factory=dict)
     windows: dict[str, dict[tuple[str, str], WindowCounters]] = field(default_factory=dict)
+    counting_since_s: float = 0.0
 
     def restore(self) -> None:
-        """Read the states that an earlier process wrote; counters start at zero, which only makes a canary wait.
+        """Read the states that an earlier process wrote; counters and the time that they cover start at zero.
+
+        A canary then waits for a whole interval again, which costs time and no verdict.
 
         Raises:
             SetupError: The file cannot be read.
         """
+        self.counting_since_s = self.now_s()
         if not self.path.exists():
             return
         try:
@@ -173,6 +180,15 @@ class Router:
     def state(self, model: str) -> ModelState:
         """Return a model's state; of a model that was never deployed, an empty one."""
         return self.states.get(model, ModelState())
+
+    def age_s(self, model: str) -> float:
+        """Return how long a model's present counters have counted: since its last change of routes, or since the start.
+
+        0 for a model that was never routed.
+        """
+        state = self.state(model)
+        since_s = max(state.changed_at_s, self.counting_since_s)
+        return max(0.0, self.now_s() - since_s) if state.revision else 0.0
 
     def set_version(self, model: str, version: str, package: Mapping[str, str] | None) -> None:
         """Remember a loaded version's package, or forget it."""

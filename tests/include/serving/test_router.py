@@ -92,6 +92,29 @@ def test_routes_and_versions_outlive_the_process(tmp_path: Path) -> None:
     assert (again.state("m").revision, again.state("m").changed_at_s) == (2, 1000.0)
 
 
+def test_the_age_is_that_of_the_counters(tmp_path: Path) -> None:
+    times = {"now_s": 1000.0}
+    router = Router(path=tmp_path / "router.json", now_s=lambda: times["now_s"])
+    router.restore()
+    assert router.age_s("m") == 0.0
+    router.set_version("m", "1", {"uri": "/p1", "digest": "d1"})
+    times["now_s"] = 1050.0
+    assert router.age_s("m") == 0.0  # never routed: nothing is counted
+    router.set_routes("m", Routes(champion="1"))
+    times["now_s"] = 1160.0
+    assert router.age_s("m") == 110.0
+    again = Router(path=router.path, now_s=lambda: times["now_s"])
+    again.restore()
+    assert again.age_s("m") == 0.0
+    times["now_s"] = 1170.0
+    assert again.age_s("m") == 10.0
+    again.set_routes("m", Routes(champion="1", shadow="2"))
+    times["now_s"] = 1175.0
+    assert again.age_s("m") == 5.0
+    times["now_s"] = 900.0
+    assert again.age_s("m") == 0.0  # a clock that was set back
+
+
 def test_only_a_change_of_routes_resets_the_counters(tmp_path: Path) -> None:
     router = Router(path=tmp_path / "router.json", now_s=iter([1.0, 2.0, 3.0]).__next__)
     router.set_routes("m", Routes(champion="1"))
