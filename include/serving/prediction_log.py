@@ -160,12 +160,14 @@ class PredictionLog:
             temporary.rename(folder / name)
         except Exception:  # noqa: BLE001 - whatever fails here, the server goes on: rows are dropped, counted and named
             _LOG.exception("predictions of %r could not be logged; %d rows were dropped", model, num_rows)
-            self.num_dropped += num_rows
+            with self._changed:  # `append` counts what it drops from another thread
+                self.num_dropped += num_rows
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         else:
-            self.num_written += num_rows
-            self.num_files += 1
+            with self._changed:
+                self.num_written += num_rows
+                self.num_files += 1
 
 
 def remove_stale_files(folders: Iterable[Path], *, now_s: float) -> int:
