@@ -33,6 +33,18 @@ class ModelServerClient:
     admin_token: str = field(default="", repr=False)
     timeout_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        """Refuse an address that no server can have.
+
+        Raises:
+            SetupError: `base_url` is not http or https with a host and a port.
+        """
+        if not _is_address(self.base_url):
+            raise SetupError(
+                "model server needs a base_url of http or https with host and port, such as http://127.0.0.1:8081; "
+                f"got {self.base_url}. Nothing was asked. Set scheme, host and port of its connection."
+            )
+
     def load(self, *, model: str, version: str, uri: str, digest: str) -> dict[str, Any]:
         """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state."""
         body = {"uri": uri, "digest": digest}
@@ -152,6 +164,14 @@ def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
     else:
         datatype = "INT64" if values and all(isinstance(value, int) for value in values) else "FP64"
     return {"name": name, "datatype": datatype, "shape": [len(values)], "data": values}
+
+
+def _is_address(base_url: str) -> bool:
+    try:
+        address = urlsplit(base_url)
+        return address.scheme in {"http", "https"} and bool(address.hostname) and address.port is not None
+    except ValueError:  # a port that is no number, or too large
+        return False
 
 
 def _path(*parts: str) -> str:

@@ -78,8 +78,24 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert client.is_ready() is False
 
 
+@pytest.mark.parametrize(
+    "base_url",
+    ["", "http://host", "http://host:None", "http://host:", "http://:80", "host:80", "ftp://host:80", "http://h:65536"],
+)
+def test_an_address_that_no_server_can_have_is_refused(base_url: str) -> None:
+    with pytest.raises(SetupError, match=f"with host and port, .*; got {base_url}. Nothing was asked"):
+        ModelServerClient(base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["http://host:1", "https://host:65535", "http://[::1]:80", "http://host:80/under/"]
+)
+def test_an_address_that_a_server_can_have_is_not(base_url: str) -> None:
+    assert ModelServerClient(base_url=base_url).base_url == base_url
+
+
 def test_the_token_is_never_shown() -> None:
-    assert "secret" not in repr(ModelServerClient(base_url="http://x", admin_token="secret"))
+    assert "secret" not in repr(ModelServerClient(base_url="http://x:1", admin_token="secret"))
 
 
 @pytest.mark.parametrize(
