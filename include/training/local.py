@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _REPO = Path(__file__).parents[2]
 _NUM_LINES_KEPT = 5
+# Airflow's settings and connections, the databases' URLs with their passwords, and the registry's credentials: the
+# trainer opens the storage and nothing else.
+_NOT_THE_TRAINERS = ("AIRFLOW", "TRADEWIND_DATABASE", "MLFLOW_")
 
 
 @dataclass(kw_only=True)
@@ -109,8 +112,8 @@ def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
-    """Return the child's environment: ours without Airflow's, whose secrets are none of the trainer's business."""
-    ours = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name}
+    """Return the child's environment: ours without the secrets that are none of the trainer's business."""
+    ours = {name: value for name, value in os.environ.items() if not any(part in name for part in _NOT_THE_TRAINERS)}
     return ours | dict(secrets) | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -15,6 +15,7 @@ import pytest
 from include.errors import BadInputError, TrainingError
 from include.lake.storage import Storage
 from include.training import command
+from include.training.commit import VARIABLE
 from include.training.local import TrainerProcess, _environment
 from include.training.result import read_result
 from tests.snapshots import small_job, small_table
@@ -113,14 +114,31 @@ def test_a_killed_parent_takes_the_trainer_with_it(storage: Storage) -> None:
     assert list(Path(job.checkpoint_uri).glob("*.pt"))
 
 
-def test_the_trainer_gets_none_of_airflows_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
-    monkeypatch.setenv("_AIRFLOW__AS_LIBRARY", "1")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "AIRFLOW_CONN_MODEL_SERVER_DEFAULT",
+        "_AIRFLOW__AS_LIBRARY",
+        "TRADEWIND_DATABASE_URL",
+        "MLFLOW_BACKEND_STORE_URI",
+        "MLFLOW_TRACKING_PASSWORD",
+    ],
+)
+def test_the_trainer_gets_no_secret_but_the_storages(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "secret-of-others")
     found = _environment({"AWS_SECRET_ACCESS_KEY": "lake"})
-    assert not [name for name in found if "AIRFLOW" in name]
+    assert "secret-of-others" not in found.values()
     assert found["AWS_SECRET_ACCESS_KEY"] == "lake"
     assert "AWS_SECRET_ACCESS_KEY" not in os.environ
     assert "secrets" not in repr(TrainerProcess(job_uri="j", secrets={"A": "b"}, timeout_s=1, say=print))
+
+
+@pytest.mark.parametrize("name", [*command.STORAGE_VARIABLES, "AWS_PROFILE", VARIABLE, "PATH", "CUDA_VISIBLE_DEVICES"])
+def test_the_trainer_keeps_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "needed")
+    assert _environment({})[name] == "needed"
 
 
 def test_stopping_what_was_never_started_does_nothing() -> None:
