@@ -32,13 +32,14 @@ from operators.promote_model import PromoteModelOperator
 from operators.retries import retry_args
 from operators.roll_back_model import RollBackModelOperator
 from operators.rollout_tasks import APPROVED_BY, approval_tasks, comparison_tasks
-from operators.rollouts import DEPLOYED_VERSION
+from operators.rollouts import ATTEMPTED_VERSION
 
 if TYPE_CHECKING:
     from include.spec import ModelSpec
 
 _OUTCOME = (
-    "{% set done = ti.xcom_pull() -%}{{ done['model'] }} v{{ done['version'] }}: {{ done['outcome'] }}. "
+    "{% set done = ti.xcom_pull() -%}{{ done['model'] }} {% if done['version'] %}v{{ done['version'] }}{% endif %}: "
+    "{{ done['outcome'] }}. "
     "{{ done.get('reasons', []) | join('; ') }}"
 )
 
@@ -99,7 +100,7 @@ def build(spec: ModelSpec) -> DAG:
         roll_back = RollBackModelOperator(
             task_id="roll_back",
             model=spec.name,
-            version=DEPLOYED_VERSION,
+            version=ATTEMPTED_VERSION,
             trigger_rule="one_failed",
             outlets=[closed_asset(spec.name)],
             on_success_callback=told,

@@ -15,13 +15,34 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from include.rollout.ledger import Entry
+
+_NOTHING_TO_TAKE_OUT: dict[str, Any] = {
+    "version": None,
+    "outcome": "nothing to take out",
+    "champion": None,
+    "reasons": ["a task of the rollout failed while no challenger had traffic; its log says why"],
+    "ledger_seq": None,
+}
+
+
+def _outcome_of(entry: Entry) -> dict[str, Any]:
+    return {
+        "version": entry.subject,
+        "outcome": entry.kind,
+        "champion": entry.evidence["champion"],
+        "reasons": entry.evidence["reasons"],
+        "ledger_seq": entry.seq,
+    }
+
 
 class RollBackModelOperator(BaseOperator):
     """Takes a version out of the traffic.
 
     With the scope `challenger`, a version that is being rolled out leaves canary and shadow, and loses the alias
     `challenger`; the champion stays. With the scope `champion`, all requests go back to the champion before this one.
-    Both end in one entry of the ledger, with the evidence. Killed and run again, it goes back once only.
+    Both end in one entry of the ledger, with the evidence; when there is no challenger to take out, in none. Killed
+    and run again, it goes back once only.
 
     Args:
         model: Folder of the model below `include/models`.
@@ -34,8 +55,8 @@ class RollBackModelOperator(BaseOperator):
         ledger_conn_id: Connection of the ledger.
 
     Returns:
-        `model`, `version` (taken out or gone back to), `outcome`, `champion`, `reasons`, `ledger_seq`; the events of
-        the outlets `<model>.champion` and `<model>.closed` carry the same.
+        `model`, `version` (taken out or gone back to, None when there was nothing to take out), `outcome`, `champion`,
+        `reasons`, `ledger_seq`; the events of the outlets `<model>.champion` and `<model>.closed` carry the same.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("version", "reason")
@@ -66,7 +87,8 @@ class RollBackModelOperator(BaseOperator):
 
         Raises:
             NotFoundError: There is no champion to go back to.
-            GateError: It had to be loaded again and scores its golden rows differently.
+            SetupError: The challenger answers all requests already; its promotion was cut off.
+            GateError: The former champion had to be loaded again and scores its golden rows differently.
         """
         rollout = rollout_of(
             context,
@@ -76,17 +98,10 @@ class RollBackModelOperator(BaseOperator):
             ledger_conn_id=self.ledger_conn_id,
         )
         if self.scope == "challenger":
-            entry = rollout.withdraw(self.version or None)
+            entry: Entry | None = rollout.withdraw(self.version or None)
         else:
             entry = rollout.roll_back(self.version or None, reason=self.reason)
-        found = {
-            "model": self.model,
-            "version": entry.subject,
-            "outcome": entry.kind,
-            "champion": entry.evidence["champion"],
-            "reasons": entry.evidence["reasons"],
-            "ledger_seq": entry.seq,
-        }
+        found = {"model": self.model, **(_outcome_of(entry) if entry else _NOTHING_TO_TAKE_OUT)}
         for asset in (champion_asset(self.model), closed_asset(self.model)):
             if asset in self.outlets:
                 context["outlet_events"][asset].extra = found

@@ -18,6 +18,10 @@ DEPLOYED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or
 """The version that the task `deploy` of the same run resolved; empty when it did not get that far."""
 
 
+ATTEMPTED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or params.version or '' }}"
+"""The version that `deploy` resolved or was to deploy; empty when it was to look for the alias `challenger`."""
+
+
 def rollout_of(
     context: Context, *, model: str, mlflow_conn_id: str, model_server_conn_id: str, ledger_conn_id: str
 ) -> Rollout:

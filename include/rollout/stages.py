@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.errors import GateError, InconclusiveError, NotFoundError
+from include.errors import GateError, InconclusiveError, NotFoundError, SetupError
 from include.registry.models import CHALLENGER, CHAMPION, delete_alias, get_alias, get_version, set_alias
 from include.rollout.decision import Verdict
 from include.rollout.deployment import Deployment, trace_of
@@ -148,24 +148,34 @@ class Rollout:
         self._remove_all_but(version, entry.evidence["previous"])
         return entry
 
-    def withdraw(self, version: str | None) -> Entry:
-        """Take a challenger out of the traffic; the champion stays. Without a version, the one with the alias."""
+    def withdraw(self, version: str | None) -> Entry | None:
+        """Take a challenger out of the traffic; the champion stays. Without a version, the one with the alias.
+
+        There may be nothing to take out, no challenger or only the champion itself: then nothing is recorded.
+
+        Raises:
+            SetupError: The version answers all requests, but its promotion was cut off before the ledger knew.
+        """
         alias = None if version else get_alias(self.tracking_uri, model=self.model, alias=CHALLENGER)
         found = version or (alias.version if alias else "")
-        state = self.target.read(model=self.model)
+        state, known = self.target.read(model=self.model), champion_of(self.ledger, self.model)
+        if found and state.champion == found != known:
+            raise self._cut_off(found)
+        if found in ("", state.champion):
+            return None
         self.target.withdraw(model=self.model, version=found)
-        self._drop_challenger(found)
         failed = failed_stages(self.ledger, self.model, run_key=self.run_key, version=found)
         reasons = failed[-1].evidence["reasons"] if failed else ["a task of the rollout failed; its log says why"]
         evidence = {
-            "champion": state.champion or champion_of(self.ledger, self.model),
+            "champion": state.champion or known,
             "withdrawn": found,
             "reasons": reasons,
             "decided_by": [entry.seq for entry in failed],
         }
         entry = self._record("roll_back", found, evidence)
-        if found in state.loaded and state.champion != found:
+        if found in state.loaded and found != former_champion(self.ledger, self.model):
             self.target.remove(model=self.model, version=found)
+        self._drop_challenger(found)  # last: by the alias a repetition finds the version again
         return entry
 
     def roll_back(self, to_version: str | None = None, *, reason: str = "") -> Entry:
@@ -265,6 +275,13 @@ class Rollout:
         return GateError(
             f"{self.model!r} v{version} must still be in the rollout; got champion {state.champion}, canary "
             f"{state.canary}, shadow {state.shadow}. The routes stay as they are. Clear `deploy` to begin again."
+        )
+
+    def _cut_off(self, version: str) -> SetupError:
+        return SetupError(
+            f"{self.model!r} v{version} must be recorded as champion, for it answers all requests; got another one in "
+            "the ledger: its promotion was cut off. The routes stay as they are. Clear `promote` to complete it, or "
+            f"trigger `rollback_{self.model}`."
         )
 
     def _record(self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "") -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -16,6 +16,7 @@ from operators.assets import champion_asset, closed_asset
 from operators.deploy_model import DeployModelOperator
 from operators.promote_model import PromoteModelOperator
 from operators.roll_back_model import RollBackModelOperator
+from operators.rollouts import ATTEMPTED_VERSION
 from operators.shift_traffic import ShiftTrafficOperator
 from sensors.canary_settled import CanarySettledSensor
 from tests.tiny_models import FRAGILE_DISTANCE
@@ -118,6 +119,35 @@ def test_a_canary_that_fails_is_rolled_back_with_its_evidence(rollout_world: Rol
     assert ran["outlet_events"][champion_asset(MODEL)].extra is None
     assert rollout_world.send(5) == {champion}
     assert (rollout_world.alias("champion"), rollout_world.alias("challenger")) == (champion, None)
+
+
+def test_without_a_challenger_the_partition_is_closed_and_nothing_recorded(
+    rollout_world: RolloutWorld, champion: str
+) -> None:
+    recorded = rollout_world.ledger.entries()
+    operator = RollBackModelOperator(task_id="roll_back", model=MODEL, outlets=[closed_asset(MODEL)])
+    ran = context()
+    found = operator.execute(context=ran)
+    assert (found["version"], found["outcome"], found["ledger_seq"]) == (None, "nothing to take out", None)
+    assert ran["outlet_events"][closed_asset(MODEL)].extra == found
+    assert rollout_world.ledger.entries() == recorded
+    assert rollout_world.state.champion == champion
+
+
+@pytest.mark.parametrize(
+    ("deployed", "param", "expected"),
+    [
+        ({"version": "7"}, None, "7"),
+        ({"version": "7"}, "5", "7"),
+        (None, "5", "5"),  # deploy failed: never the version that happens to have the alias
+        (None, None, ""),  # deploy would have looked for the alias
+    ],
+)
+def test_what_is_rolled_back_is_what_was_to_be_deployed(deployed: Any, param: str | None, expected: str) -> None:
+    operator = RollBackModelOperator(task_id="roll_back", model=MODEL, version=ATTEMPTED_VERSION)
+    ti = SimpleNamespace(xcom_pull=lambda *, task_ids: deployed if task_ids == "deploy" else None)
+    operator.render_template_fields(cast("Any", {"ti": ti, "params": {"version": param}}))
+    assert operator.version == expected
 
 
 def test_a_stage_without_evidence_defers_and_carries_no_secret(rollout_world: RolloutWorld, champion: str) -> None:

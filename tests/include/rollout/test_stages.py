@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import GateError, InconclusiveError, NotFoundError
+from include.errors import GateError, InconclusiveError, NotFoundError, SetupError
 from include.rollout.decision import Decision, Verdict, decide_stage
 from include.rollout.local import LocalTarget
 from include.rollout.stages import Rollout
@@ -200,6 +201,7 @@ def test_a_challenger_that_is_withdrawn_leaves_the_champion(stages: Stages) -> N
         rollout.settle(second, failed, stage="canary", share_pct=10)
     for _ in range(2):
         entry = rollout.withdraw(second)
+    assert entry is not None
     assert (entry.kind, entry.subject, entry.evidence["champion"]) == ("roll_back", second, first)
     assert entry.evidence["reasons"] == ["error_frac 1 > 0.01"]
     decided_by = world.ledger.entries()[entry.evidence["decided_by"][0] - 1]
@@ -218,9 +220,57 @@ def test_too_little_evidence_is_inconclusive(stages: Stages) -> None:
 
 def test_withdrawing_without_any_challenger_changes_nothing(stages: Stages) -> None:
     first = stages.champion()
-    entry = stages.of().withdraw(None)
-    assert (entry.subject, entry.evidence["champion"]) == ("", first)
-    assert stages.world.state.champion == first
+    recorded = kinds(stages.world)
+    assert stages.of().withdraw(None) is None
+    assert stages.of().withdraw(first) is None  # the champion itself
+    assert (stages.world.state.champion, kinds(stages.world)) == (first, recorded)
+
+
+def test_withdrawing_takes_out_the_version_named_and_no_other(stages: Stages) -> None:
+    world = stages.world
+    older, first, waiting = world.register(window_end="2013-02"), stages.champion(), world.register()
+    with pytest.raises(GateError, match="must know data at least"):
+        stages.of().deploy(older)
+    entry = stages.of().withdraw(older)
+    assert entry is not None
+    assert (entry.subject, entry.evidence["champion"]) == (older, first)
+    assert (world.alias("challenger"), world.state.champion) == (waiting, first)
+
+
+def test_withdrawing_leaves_the_former_champion_loaded(stages: Stages) -> None:
+    world = stages.world
+    first, second = stages.champion(), world.register(window_end="2013-04")
+    stages.of().deploy(None)
+    stages.of().shift(second, share_pct=10)
+    stages.of().promote(second)
+    stages.of("run-2").withdraw(first)
+    assert world.state.loaded == {first, second}
+
+
+def test_a_promotion_that_was_cut_off_is_completed_not_withdrawn(stages: Stages) -> None:
+    world = stages.world
+    _, second = stages.champion(), world.register()
+    stages.of().deploy(None)
+    stages.of().shift(second, share_pct=10)
+    world.server.client.set_routes(model="flight_delays", champion=second)  # and killed before alias and ledger
+    with pytest.raises(SetupError, match=rf"v{second} must be recorded as champion.* Clear `promote`"):
+        stages.of().withdraw(second)
+    assert world.state.champion == second
+    assert stages.of().promote(second).kind == "promote"
+    assert stages.of().withdraw(second) is None
+
+
+@pytest.mark.parametrize("call", range(9))
+def test_a_withdrawal_that_is_killed_is_completed_by_the_next_try(stages: Stages, call: int) -> None:
+    world = stages.world
+    first, second = stages.champion(), world.register()
+    stages.of().deploy(None)
+    with suppress(KilledError):
+        stages.of(dies_before_call=call).withdraw(None)
+    stages.of().withdraw(None)
+    assert kinds(world)[-1] == ("roll_back", second)
+    assert [kind for kind, _ in kinds(world)].count("roll_back") == 1
+    assert (world.state.champion, world.state.loaded, world.alias("challenger")) == (first, {first}, None)
 
 
 def test_what_was_withdrawn_meanwhile_is_neither_shifted_nor_promoted(stages: Stages) -> None:
@@ -288,6 +338,7 @@ def test_a_champion_that_the_server_forgot_is_known_after_a_challenger_was_withd
     world.server.reset()
     second = world.register()
     entry = stages.of().withdraw(second)  # deploy could not give the champion back
+    assert entry is not None
     assert (entry.evidence["champion"], world.state.champion) == (first, None)
     third = world.register()
     deployment = stages.of("run-2").deploy(None)
