@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
 
-from include.errors import BadInputError, NotFoundError, PartitionError, SchemaError
+from include.errors import BadInputError, NotFoundError, PartitionError, SchemaError, ServiceError
+from include.lake import tables
 from include.lake.tables import (
     Commit,
     content_hash,
@@ -203,6 +205,64 @@ def test_writers_at_the_same_time_all_succeed(uri: str, shared: bool) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert current_version(uri=uri, storage_options={}) == 11
     assert get(uri).num_rows == (1 if shared else 3)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to commit transaction: Commit failed: a concurrent transactions added new data.\nHelp: rerun",
+        "Failed to commit transaction: Commit failed: a concurrent transaction deleted data this operation read.",
+        "Failed to commit transaction: Commit failed: a concurrent transaction deleted the same data your transaction",
+        "Failed to commit transaction: Concurrent transaction failed.",
+        "Failed to commit transaction: Metadata changed since last commit.",
+        "Failed to commit transaction: Protocol changed since last commit: 3",
+        "Failed to commit transaction: 15",
+        "Delta transaction failed, version 0 already exists.",
+        "Tried committing existing table version: 7",
+        "A table already exists at: /lake/table",
+    ],
+)
+def test_a_faster_writer_is_recognised(message: str) -> None:
+    assert tables._is_conflict(DeltaError(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The transaction includes Remove action with data change but Delta table is append-only",
+        "Failed to commit transaction: No metadata found, please make sure table is loaded.",
+        "Failed to commit transaction: Error evaluating predicate: a column is missing",
+        "Transaction failed: dynamo lock client: credentials expired",
+        "Log storage error: Generic S3 error: 403 Forbidden, conflict of policies",
+        "Invalid protocol, version 0",
+    ],
+)
+def test_another_failed_commit_is_raised_at_once(uri: str, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+    tried = fail_commits(monkeypatch, message)
+    with pytest.raises(CommitFailedError, match=message[:20]):
+        put(uri, rows(1))
+    assert tried == [1]
+
+
+def test_a_writer_that_is_never_the_fastest_says_what_it_was_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_FIRST_PAUSE_S", 0.0)
+    tried = fail_commits(monkeypatch, "Failed to commit transaction: Metadata changed since last commit.")
+    with pytest.raises(ServiceError, match=r"within 8 attempts; .*said last: .* Metadata changed") as caught:
+        put(uri, rows(1))
+    assert isinstance(caught.value.__cause__, CommitFailedError)
+    assert len(tried) == 8
+
+
+def fail_commits(monkeypatch: pytest.MonkeyPatch, message: str) -> list[int]:
+    """Let every commit fail; return a list that gets one entry for each."""
+    tried: list[int] = []
+
+    def fail(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise CommitFailedError(message)
+
+    monkeypatch.setattr(tables, "_overwrite", fail)
+    return tried
 
 
 def test_partitions_that_hold_rows_are_listed(uri: str) -> None:
