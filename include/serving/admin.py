@@ -106,6 +106,7 @@ class _Admin:
             if known != package or not is_loaded:
                 self._require_unrouted(model, version, is_same=known == package)
                 loaded = await self._run(self._engine.load, model=model, version=version, **package)
+                self._engine.require_champions_inputs(loaded)
                 self._engine.router.set_version(model, version, package)
                 self._engine.add(loaded)
         return web.json_response(self._state(model))

@@ -89,11 +89,36 @@ class Engine:
         """Return a verified version, ready to score; slow, so it runs in a worker."""
         return load_version(spec=load_spec(model), version=version, uri=uri, digest=digest)
 
+    def require_champions_inputs(self, loaded: LoadedVersion) -> None:
+        """Refuse a version of other inputs than the routed champion's: one reader serves all versions of a model.
+
+        Raises:
+            BadInputError: Its graph, or model.yaml since the champion was loaded, names other inputs or kinds.
+        """
+        served = self.models.get(loaded.model)
+        champion = served.versions.get(served.routes.champion or "") if served else None
+        if served is None or champion is None:
+            return
+        asked = RequestReader.of(load_spec(loaded.model), max_rows=self.max_rows)
+        differing = champion.input_kinds.items() ^ loaded.input_kinds.items()
+        differing |= served.reader.input_kinds.items() ^ asked.input_kinds.items()
+        if differing:
+            raise BadInputError(
+                f"version {loaded.version} of model {loaded.model!r} must have the inputs of the champion, version "
+                f"{champion.version}; got a difference in {', '.join(sorted({name for name, _ in differing}))}. It was "
+                "not loaded; the champion goes on serving. Give the model a new name, or route nothing first."
+            )
+
     def add(self, loaded: LoadedVersion) -> None:
-        """Make a loaded version routable."""
+        """Make a loaded version routable; unrouted ones of other inputs are no longer, for its reader is not theirs."""
         served = self._renewed(loaded.model)
-        failures = {name: text for name, text in served.failures.items() if name != loaded.version}
-        versions = {**served.versions, loaded.version: loaded}
+        others = {name: found for name, found in served.versions.items() if name != loaded.version}
+        failures = {name: text for name, text in served.failures.items() if name != loaded.version} | {
+            name: f"its inputs are not those of version {loaded.version}, which was loaded later"
+            for name, found in others.items()
+            if found.input_kinds != loaded.input_kinds
+        }
+        versions = {name: found for name, found in others.items() if name not in failures} | {loaded.version: loaded}
         self.models[loaded.model] = replace(served, versions=versions, failures=failures)
 
     def drop(self, model: str, version: str) -> None:

@@ -102,6 +102,11 @@ class RequestReader:
         """Names of the inputs that are strings."""
         return frozenset(name for name, declared in self.inputs.items() if declared.kind != "numeric")
 
+    @property
+    def input_kinds(self) -> dict[str, str]:
+        """Input of a request -> categorical, numeric or entity."""
+        return {name: declared.kind for name, declared in self.inputs.items()}
+
     def read(self, body: bytes) -> InferRequest:
         """Return the checked request.
 

@@ -44,6 +44,11 @@ class LoadedVersion:
     session: onnxruntime.InferenceSession
     golden: Mapping[str, Any]
 
+    @property
+    def input_kinds(self) -> dict[str, str]:
+        """Input of the graph -> categorical or numeric."""
+        return dict.fromkeys(self.encoding.categorical, "categorical") | dict.fromkeys(self.encoding.numeric, "numeric")
+
     def score(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
         """Return the probability of each row, shape (B,), float32.
 

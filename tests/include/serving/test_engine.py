@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
-from include.errors import ServiceError
+from include.errors import BadInputError, ServiceError
+from include.features.encoding import Encoding
+from include.serving.app import make_app
 from include.serving.client import infer_body
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
-from tests.tiny_models import fill_online_store, request_columns, tiny_package
+from tests.tiny_models import fill_online_store, request_columns, tiny_encoding, tiny_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,16 +34,18 @@ CANARY_ROUTES = Routes(champion="1", canary="2", canary_share_pct=99.9, shadow="
 
 @dataclass(kw_only=True)
 class WatchedEngine(Engine):
-    """Remembers what was served whenever a version was about to be loaded; fails to load some."""
+    """Remembers what was served whenever a version was about to be loaded; fails to load some, or alters them."""
 
     broken: dict[str, Exception] = field(default_factory=dict)
+    encodings: dict[str, Encoding] = field(default_factory=dict)
     served_before: list[set[str]] = field(default_factory=list)
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
         self.served_before.append(set(self.models[model].versions) if model in self.models else set())
         if version in self.broken:
             raise self.broken[version]
-        return super().load(model=model, version=version, uri=uri, digest=digest)
+        loaded = super().load(model=model, version=version, uri=uri, digest=digest)
+        return replace(loaded, encoding=self.encodings.get(version, loaded.encoding))
 
 
 @pytest.fixture
@@ -137,3 +143,68 @@ def test_a_model_whose_spec_is_gone_keeps_no_other_from_serving(make: Callable[.
     engine.restore()
     assert score(engine) == {"1"}
     assert "version 1 of model 'a_model_of_old' is routed and not loaded" in engine.unready()
+
+
+def other_encoding(*, renamed: str = "temp", is_recast: bool = False) -> Encoding:
+    encoding = tiny_encoding()
+    if is_recast:
+        vocabulary = {**encoding.vocabulary, renamed: ("a",)}
+        return Encoding(vocabulary=vocabulary, numeric=tuple(n for n in encoding.numeric if n != renamed))
+    return replace(encoding, numeric=tuple("gust" if name == renamed else name for name in encoding.numeric))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"), [(other_encoding(), "gust, temp"), (other_encoding(is_recast=True), "temp")]
+)
+def test_the_champions_callers_keep_their_inputs(
+    make: Callable[..., WatchedEngine], encoding: Encoding, names: str
+) -> None:
+    engine = make()
+    engine.encodings["4"] = encoding
+    package = dict(engine.router.state(MODEL).versions["1"])
+
+    async def load() -> tuple[int, dict[str, Any], dict[str, Any]]:
+        app = make_app(engine=engine, admin_token="t", max_body_bytes=1 << 20)
+        async with TestClient(TestServer(app), headers={"Authorization": "Bearer t"}) as client:
+            refused = await client.put(f"/v2/router/{MODEL}/versions/4", json=package)
+            scored = await client.post(f"/v2/models/{MODEL}/infer", json=infer_body(columns=request_columns(1)))
+            return refused.status, await refused.json(), await scored.json()
+
+    status, answer, scored = asyncio.run(load())
+    assert (status, answer["kind"]) == (400, "BadInputError")
+    assert f"inputs of the champion, version 1; got a difference in {names}. It was not loaded" in answer["error"]
+    assert "Give the model a new name, or route nothing first" in answer["error"]
+    assert scored["model_name"] == MODEL
+    assert set(engine.router.state(MODEL).versions) == set(engine.models[MODEL].versions) == {"1", "2", "3"}
+
+
+def test_a_model_yaml_that_asks_callers_for_other_inputs_is_refused_too(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore()
+    served = engine.models[MODEL]
+    inputs = {name: declared for name, declared in served.reader.inputs.items() if name != "tailnum"}
+    engine.models[MODEL] = replace(served, reader=replace(served.reader, inputs=inputs))
+    with pytest.raises(BadInputError, match="got a difference in tailnum"):
+        engine.require_champions_inputs(replace(served.versions["1"], version="4"))
+
+
+def test_other_inputs_may_come_when_nothing_is_routed(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore()
+    other = replace(engine.models[MODEL].versions["1"], version="4", encoding=other_encoding())
+    engine.route(MODEL, Routes())
+    engine.require_champions_inputs(other)
+    engine.add(other)
+    engine.route(MODEL, Routes(champion="4"))
+    with pytest.raises(BadInputError, match=r"must name loaded versions \(4\); got 1"):
+        engine.route(MODEL, Routes(champion="1"))
+    assert "inputs are not those of version 4" in engine.models[MODEL].failures["1"]
+
+
+def test_a_version_of_the_same_inputs_is_welcome(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore()
+    loaded = replace(engine.models[MODEL].versions["1"], version="4")
+    engine.require_champions_inputs(loaded)
+    engine.add(loaded)
+    assert set(engine.models[MODEL].versions) == {"1", "2", "3", "4"}
