@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from include.lake.tables import published_partitions
 from include.retraining.decision import Decision, History, Verdict
+from include.training.snapshot import source_partitions
 
 if TYPE_CHECKING:
     from include.lake.storage import Storage
@@ -29,7 +29,7 @@ def load_history(*, spec: ModelSpec, storage: Storage, ledger: Ledger) -> Histor
     """Return which partitions are published and which were sent to training."""
     entries = ledger.entries(spec.name, KIND)
     return History(
-        published=_published(spec=spec, storage=storage),
+        published=source_partitions(spec=spec, storage=storage),
         trained={e.subject for e in entries if Verdict(e.evidence["verdict"]).is_training},
     )
 
@@ -48,12 +48,3 @@ def standing_verdict(entry: Entry, *, champion_window_end: str | None) -> Verdic
     verdict = Verdict(entry.evidence["verdict"])
     is_done = champion_window_end is not None and champion_window_end >= entry.subject
     return Verdict.KEEP if verdict.is_training and is_done else verdict
-
-
-def _published(*, spec: ModelSpec, storage: Storage) -> frozenset[str]:
-    """Return the partitions that every source table holds."""
-    tables = [
-        published_partitions(uri=storage.table(spec.name, table), storage_options=storage.options)
-        for table in spec.source.tables
-    ]
-    return frozenset.intersection(*tables)
