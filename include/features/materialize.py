@@ -34,7 +34,7 @@ class Materialized:
     Args:
         partition: Its key.
         num_entities: View -> entities of the partition.
-        num_written: Values that were written; those that a newer partition already replaced were not.
+        num_written: Values of the partition that were written; those that a newer one already replaced were not.
         num_withdrawn: Entities that an earlier build of the same partition had and this one has not.
     """
 
@@ -60,18 +60,16 @@ def materialize(*, spec: ModelSpec, storage: Storage, partition: str) -> Materia
         _require_built(spec=spec, storage=storage, view=view, partition=partition)
     ensure_applied(spec=spec, storage=storage)
     num_entities: dict[str, int] = {}
-    num_withdrawn = 0
+    num_written = num_withdrawn = 0
     with closing(connect_for_writing(online_path(storage))) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        before = connection.total_changes
         for view in spec.features.store:
             rows = read_features(spec=spec, storage=storage, view=view, partitions=(partition,))
             num_entities[view] = rows.num_rows
             num_withdrawn += _withdraw(
                 connection, spec=spec, storage=storage, view=view, partition=partition, rows=rows
             )
-            _upsert(connection, spec=spec, view=view, rows=rows)
-        num_written = connection.total_changes - before
+            num_written += _upsert(connection, spec=spec, view=view, rows=rows)
         connection.execute("COMMIT")
     return Materialized(
         partition=partition, num_entities=num_entities, num_written=num_written, num_withdrawn=num_withdrawn
@@ -87,7 +85,9 @@ def _require_built(*, spec: ModelSpec, storage: Storage, view: str, partition: s
         )
 
 
-def _upsert(connection: sqlite3.Connection, *, spec: ModelSpec, view: str, rows: pa.Table) -> None:
+def _upsert(connection: sqlite3.Connection, *, spec: ModelSpec, view: str, rows: pa.Table) -> int:
+    """Write rows where no newer value is; return how many values were written."""
+    before = connection.total_changes
     # The check for a newer value is part of the statement that writes, so nothing can come between the two.
     connection.executemany(
         f"INSERT INTO {table_name(project=spec.name, view=view)} "  # noqa: S608 - an identifier by the spec's pattern
@@ -97,6 +97,7 @@ def _upsert(connection: sqlite3.Connection, *, spec: ModelSpec, view: str, rows:
         "WHERE excluded.event_ts >= event_ts",
         _stored_rows(rows, view_spec=spec.features.store[view]),
     )
+    return connection.total_changes - before
 
 
 def _stored_rows(rows: pa.Table, *, view_spec: StoreViewSpec) -> Iterator[StoredRow]:
