@@ -26,8 +26,10 @@ class GpuTrainingPodOperator(KubernetesPodOperator):
     """Trains in a pod with GPUs: the same command on the same job file as `TrainModelOperator`.
 
     It waits in the triggerer, so a restarted worker does not end the pod. A pod that ended is kept: its logs can be
-    read, and a retry finds its result instead of training again. `on_kill` deletes the pod, whose trainer gets
-    SIGTERM and 60 s to save a checkpoint. Secrets reach it by the Secret that the spec names, never by the job file.
+    read, and a retry finds its result instead of training again. So does a clear of a task that succeeded, since the
+    same snapshot, overrides, spec and code are the same job: its pod only returns the kept result. `on_kill` deletes
+    the pod, whose trainer gets SIGTERM and 60 s to save a checkpoint. Secrets reach it by the Secret that the spec
+    names, never by the job file.
 
     Args:
         model: Name of the model's folder.

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 class TrainModelOperator(BaseOperator):
     """Trains on this machine: runs `python -m include.training` as a child process and logs what it prints.
 
-    A retry returns the result if the job is complete, and else continues at its newest checkpoint. `on_kill`, a timeout
-    and the death of the task, by SIGKILL too, stop the child, which saves a checkpoint first.
+    The same snapshot, overrides, spec and code are the same job, and training is deterministic. So a retry, and a clear
+    of a task that succeeded, return the kept result of a complete job without training again, and else continue at the
+    newest checkpoint; to train anew, change the `seed`. `on_kill`, a timeout and the death of the task, by SIGKILL too,
+    stop the child, which saves a checkpoint first.
 
     Args:
         model: Name of the model's folder.
