@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
@@ -16,18 +17,36 @@ _NEEDS_A_PERSON = (
     "NotFoundError",
     "SetupError",
 )
+_NUM_RETRIES = 3
+_SERVICE_RETRY_DELAY = timedelta(seconds=15)
 
 
-def retry_args(*, execution_timeout: timedelta) -> dict[str, Any]:
-    """Return default arguments of a Dag's tasks: three quick retries, none for errors that would only repeat."""
-    rule = RetryRule(
-        exception=[f"include.errors.{name}" for name in _NEEDS_A_PERSON],
-        action=RetryAction.FAIL,
-        reason="the same input fails again; the message names what a person has to do",
-    )
+def retry_args(*, execution_timeout: timedelta, outage: timedelta = timedelta(0)) -> dict[str, Any]:
+    """Return default arguments of a Dag's tasks: three quick retries, none for errors that would only repeat.
+
+    Args:
+        execution_timeout: Of each try.
+        outage: For how long a task waits at least for a server that does not answer.
+    """
+    rules = [
+        RetryRule(
+            exception=[f"include.errors.{name}" for name in _NEEDS_A_PERSON],
+            action=RetryAction.FAIL,
+            reason="the same input fails again; the message names what a person has to do",
+        )
+    ]
+    if outage:
+        rules.append(
+            RetryRule(
+                exception="include.errors.ServiceError",
+                action=RetryAction.RETRY,
+                retry_delay=_SERVICE_RETRY_DELAY,
+                reason="a server does not answer yet",
+            )
+        )
     return {
-        "retries": 3,
+        "retries": max(_NUM_RETRIES, ceil(outage / _SERVICE_RETRY_DELAY)),
         "retry_delay": timedelta(seconds=2),
-        "retry_policy": ExceptionRetryPolicy(rules=[rule]),
+        "retry_policy": ExceptionRetryPolicy(rules=rules),
         "execution_timeout": execution_timeout,
     }

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import TaskDeferred
 
-from include.rollout.decision import Decision, decide_stage
+from include.errors import ServiceError
+from include.rollout.decision import Decision, Verdict, decide_stage
 from include.spec import load_spec
 from operators.hooks.ledger import LedgerHook
 from operators.hooks.mlflow import MlflowHook
@@ -31,9 +32,9 @@ class CanarySettledSensor(BaseSensorOperator):
 
     It passes when challenger and champion took enough requests and every measure is within its limit. It fails, without
     a retry, when a measure is worse (GateError) or the evidence did not come within `step_timeout_s`
-    (InconclusiveError; with `on_inconclusive: hold` it waits on). Each end is recorded in the ledger. The count is kept
-    by the server from the last change of the routes, so a worker or triggerer that is killed resumes where it was.
-    Killing the task, or its timeout, leaves the traffic as it is.
+    (InconclusiveError; with `on_inconclusive: hold` it waits on). A server that does not answer is waited for. Each
+    end is recorded in the ledger. The count is kept by the server from the last change of the routes, so a worker or
+    triggerer that is killed resumes where it was. Killing the task, or its timeout, leaves the traffic as it is.
 
     Args:
         model: Folder of the model below `include/models`.
@@ -102,7 +103,11 @@ class CanarySettledSensor(BaseSensorOperator):
 
     def _look(self, context: Context) -> Decision:
         rollout = self._rollout(context)
-        state = rollout.target.read(model=self.model)
+        try:
+            state = rollout.target.read(model=self.model)
+        except ServiceError as error:
+            # The trigger knows for how long silence is no verdict.
+            return Decision(verdict=Verdict.KEEP_WAITING, reasons=(str(error),), evidence={})
         return decide_stage(
             state, version=self.version, stage=self.stage, share_pct=self.share_pct, rollout=rollout.spec.rollout
         )

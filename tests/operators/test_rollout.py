@@ -166,6 +166,16 @@ def test_a_stage_without_evidence_defers_and_carries_no_secret(rollout_world: Ro
     }
 
 
+def test_a_server_that_is_away_is_waited_for(rollout_world: RolloutWorld, champion: str) -> None:
+    version = rollout_world.register()
+    deploy()
+    rollout_world.server.kill()
+    for wait_s in (0, 0.6):
+        with pytest.raises(TaskDeferred):
+            settled(version, stage="shadow", inline_wait_s=wait_s)
+    assert [e for e in rollout_world.ledger.entries(MODEL, "shadow") if e.evidence["state"] == "ended"] == []
+
+
 def test_a_wait_that_is_short_stays_in_the_worker(rollout_world: RolloutWorld, champion: str) -> None:
     version = rollout_world.register()
     deploy()
