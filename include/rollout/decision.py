@@ -57,7 +57,7 @@ class RolloutState:
         canary_share_pct: Per cent, in steps of 0.1.
         shadow: Version that scores copies and answers nobody.
         revision: Number of the last change of the routes.
-        age_s: Seconds since then.
+        age_s: Seconds since then, or since the server started if that was later.
         counters: (version, role) -> counters; roles are champion, canary, shadow.
         loaded: Versions that are loaded and can score.
     """
