@@ -13,8 +13,9 @@ the parameter `version` deploys another version than the one with the alias `cha
 and the events `champion` (if it was promoted) and `closed` (in both cases: the partition's decisions are all taken).
 
 **If it fails.** A stage that failed is the verdict on the version: its task is red, `roll_back` has taken it out, the
-champion answers everything, and the ledger says why. If `promote` or `roll_back` failed, a server did not answer: the
-routes are as the last message says; clear the task and it goes on. Approval: in the UI, under Required Actions.
+champion answers everything, and the ledger says why. To begin again, trigger with the parameter `version`. If
+`roll_back` failed too, the month is not closed yet: clear `promote` if its message says so, else `roll_back`, and it
+goes on. Servers that are away are waited for, some minutes. Approval: in the UI, under Required Actions.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, chain
 
 from operators.assets import challenger_asset, champion_asset, closed_asset
@@ -75,7 +77,8 @@ def build(spec: ModelSpec) -> DAG:
         params=_params(),
         tags=["tradewind", "deploy", spec.name],
         default_args={
-            **retry_args(execution_timeout=timedelta(minutes=10)),
+            # A server that restarts says nothing about the challenger.
+            **retry_args(execution_timeout=timedelta(minutes=10), outage=timedelta(minutes=3)),
             "owner": spec.owner,
             "on_failure_callback": alert_on_failure(spec.name),
         },
@@ -105,10 +108,12 @@ def build(spec: ModelSpec) -> DAG:
             outlets=[closed_asset(spec.name)],
             on_success_callback=told,
         )
+        # A leaf that fails with `promote`: `roll_back` as the only one would make a run that rolled back succeed.
+        ended = EmptyOperator(task_id="ended")
         compared = [*approvals, deploy, *stages]
-        chain(*compared, promote)
+        chain(*compared, promote, ended)
         deploy >> promote
-        compared >> roll_back
+        [*compared, promote] >> roll_back
     return dag
 
 

@@ -9,7 +9,8 @@ month of the training window.
 **In** The published tables and store features of the window.
 
 **Out** A registered version with the alias `challenger`, and the challenger asset, which starts the roll-out. A version
-that a gate stops is not registered: the ledger says why, and the month is closed.
+that a gate stops is not registered: the ledger says why, and the month is closed. So is it when
+the version is the champion already.
 
 **If it fails** The champion keeps serving. Clear the failed task: a training continues at its newest checkpoint, what
 is complete is not made again. A partition that may not train is refused with the reason; `force` insists.
@@ -21,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, BaseOperator, Param, PartitionedAssetTimetable, TriggerRule
+from airflow.sdk import DAG, BaseOperator, Param, PartitionedAssetTimetable
 
 from operators.assets import closed_asset, retrain_asset
 from operators.build_snapshot import BuildSnapshotOperator
@@ -107,13 +108,12 @@ def build(spec: ModelSpec) -> DAG:
         job_uri = "{{ ti.xcom_pull('train')['job_uri'] }}"
         evaluated = EvaluateModelOperator(task_id="evaluate", model=spec.name, job_uri=job_uri)
         compressed = CompressModelOperator(task_id="compress", model=spec.name, evaluation=evaluated.output)
-        RegisterModelOperator(task_id="register", model=spec.name, package=compressed.output, force=force)
-        closed = EmptyOperator(
-            task_id="closed", outlets=[closed_asset(spec.name)], trigger_rule=TriggerRule.ALL_SKIPPED
-        )
+        registered = RegisterModelOperator(task_id="register", model=spec.name, package=compressed.output, force=force)
+        closed = EmptyOperator(task_id="closed", outlets=[closed_asset(spec.name)], trigger_rule="all_skipped")
+        # A leaf that fails with `train`: `closed`, skipped then, as the only one would make the run succeed.
+        ended = EmptyOperator(task_id="ended", trigger_rule="none_failed")
         trained >> evaluated
-        # Beside `register`, not after it: as the only leaf, skipped when training fails, it would make the run succeed.
-        compressed >> closed
+        registered >> [closed, ended]
     return dag
 
 

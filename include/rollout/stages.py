@@ -274,7 +274,8 @@ class Rollout:
     def _withdrawn(self, version: str, state: RolloutState) -> GateError:
         return GateError(
             f"{self.model!r} v{version} must still be in the rollout; got champion {state.champion}, canary "
-            f"{state.canary}, shadow {state.shadow}. The routes stay as they are. Clear `deploy` to begin again."
+            f"{state.canary}, shadow {state.shadow}. The routes stay as they are. Trigger with the parameter "
+            "`version` to begin again."
         )
 
     def _cut_off(self, version: str) -> SetupError:

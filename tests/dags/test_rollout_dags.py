@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import PartitionedAssetTimetable
 
+from include.errors import GateError, InconclusiveError, ServiceError
 from include.spec import load_spec
 from operators.assets import challenger_asset, champion_asset, closed_asset
+from operators.rollouts import ATTEMPTED_VERSION
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -60,17 +63,32 @@ def test_a_challenger_passes_every_stage_before_it_is_promoted(dags: dict[str, D
     assert [dag.get_task(f"settled_{step}").share_pct for step in (10, 50)] == [10.0, 50.0]
 
 
-def test_any_task_that_fails_before_the_promotion_rolls_back(dags: dict[str, DAG]) -> None:
+def test_any_task_that_fails_rolls_back(dags: dict[str, DAG]) -> None:
     dag = dags["deploy"]
     roll_back = dag.get_task("roll_back")
     assert (roll_back.trigger_rule, roll_back.scope) == ("one_failed", "challenger")
-    assert roll_back.upstream_task_ids == {"deploy", *STAGES}
-    assert {task.task_id for task in dag.leaves} == {"promote", "roll_back"}  # so a run that rolled back is red
+    assert roll_back.upstream_task_ids == {"deploy", *STAGES, "promote"}
+    assert roll_back.version == ATTEMPTED_VERSION
+    assert {task.task_id for task in dag.leaves} == {"ended", "roll_back"}  # so a run that rolled back is red
+    assert dag.get_task("ended").upstream_task_ids == {"promote"}
 
 
 def test_each_end_closes_the_partition_once(dags: dict[str, DAG]) -> None:
     outlets = {task.task_id: task.outlets for task in dags["deploy"].tasks if task.outlets}
     assert outlets == {"promote": [champion_asset(MODEL), closed_asset(MODEL)], "roll_back": [closed_asset(MODEL)]}
+
+
+@pytest.mark.parametrize(
+    ("error", "action"),
+    [(ServiceError, "retry"), (OSError, "default"), (GateError, "fail"), (InconclusiveError, "fail")],
+)
+def test_a_server_that_restarts_is_no_verdict(dags: dict[str, DAG], error: type[Exception], action: str) -> None:
+    for task in dags["deploy"].tasks:
+        decision = task.retry_policy.evaluate(error("broken"), try_number=1, max_tries=task.retries)
+        assert decision.action.value == action
+        if error is ServiceError:
+            assert decision.retry_delay * task.retries >= timedelta(minutes=3)
+            assert decision.retry_delay <= timedelta(seconds=15)
 
 
 def test_the_spec_decides_which_stages_exist() -> None:

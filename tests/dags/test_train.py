@@ -45,15 +45,17 @@ def test_one_training_at_a_time_when_monitoring_asks(dag: DAG) -> None:
 
 
 def test_tasks_run_in_order_and_a_version_is_announced_or_the_month_is_closed(dag: DAG) -> None:
-    order = ["snapshot", "train", "evaluate", "compress", "register", "closed"]
+    order = ["snapshot", "train", "evaluate", "compress", "register", "closed", "ended"]
     assert sorted(order, key=[task.task_id for task in dag.topological_sort()].index)[:4] == order[:4]
-    assert {task.task_id for task in dag.leaves} == {"register", "closed"}
+    assert {task.task_id for task in dag.leaves} == {"closed", "ended"}
     assert dag.get_task("register").outlets == [challenger_asset("flight_delays")]
     closed = dag.get_task("closed")
     assert isinstance(closed, EmptyOperator)
     assert closed.outlets == [closed_asset("flight_delays")]
     assert closed.trigger_rule == TriggerRule.ALL_SKIPPED
-    assert closed.upstream_task_ids == {"compress"}
+    assert closed.upstream_task_ids == {"register"}
+    ended = dag.get_task("ended")  # so that a run whose training failed is red
+    assert (ended.trigger_rule, ended.upstream_task_ids) == (TriggerRule.NONE_FAILED, {"register"})
 
 
 def overrides(dag: DAG, **changes: Any) -> dict[str, Any]:
