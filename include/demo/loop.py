@@ -13,7 +13,7 @@ from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.traffic import COMPARED_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
 from include.errors import ServiceError
-from include.rollout.ledger import CHAMPION_KINDS, Ledger
+from include.rollout.ledger import Ledger, names_champion
 from include.runtime.airflow_api import AirflowApi
 from include.serving.client import ModelServerClient
 from include.spec import RolloutSpec, load_spec
@@ -106,7 +106,7 @@ class Loop:
         """Return what was decided on a month, and who serves since."""
         entries = Ledger(path=self.deployment.home.ledger).entries(MODEL)
         verdicts = [e.evidence["verdict"] for e in entries if e.kind == "retrain_decision" and e.subject == month]
-        champions = [e.evidence["champion"] for e in entries if e.kind in CHAMPION_KINDS]
+        champions = [e.evidence["champion"] for e in entries if names_champion(e)]
         serving = f"v{champions[-1]} serves" if champions else "nothing serves yet"
         return f"{verdicts[-1]}; {serving}"
 
