@@ -3,15 +3,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.bases.skipmixin import SkipMixin
 
 from include import partitions
 from include.spec import load_spec
-from operators.hooks.ledger import LedgerHook
-from operators.hooks.mlflow import MlflowHook
-from operators.hooks.model_server import ModelServerHook
-from operators.rollouts import rollout_of
+from operators.rollout_operator import RolloutOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class DeployModelOperator(BaseOperator, SkipMixin):
+class DeployModelOperator(RolloutOperator, SkipMixin):
     """Loads a challenger into the model server, scores its golden rows, and starts its shadow beside the champion.
 
     A first version has nobody to be compared with: the tasks in `rival_task_ids` are skipped, and promoting it is
@@ -46,25 +42,17 @@ class DeployModelOperator(BaseOperator, SkipMixin):
     def __init__(
         self,
         *,
-        model: str,
         partition: str = "{{ dag_run.partition_key }}",
         version: str = "",
         force: bool | str = False,
         rival_task_ids: Sequence[str] = (),
-        mlflow_conn_id: str = MlflowHook.default_conn_name,
-        model_server_conn_id: str = ModelServerHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
         self.partition = partition
         self.version = version
         self.force = force
         self.rival_task_ids = rival_task_ids
-        self.mlflow_conn_id = mlflow_conn_id
-        self.model_server_conn_id = model_server_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deploy the version and return what was found.
@@ -76,13 +64,7 @@ class DeployModelOperator(BaseOperator, SkipMixin):
             GateError: It scores its golden rows differently, or knows older data than the champion.
         """
         partitions.require(self.partition, source=load_spec(self.model).source, model=self.model)
-        rollout = rollout_of(
-            context,
-            model=self.model,
-            mlflow_conn_id=self.mlflow_conn_id,
-            model_server_conn_id=self.model_server_conn_id,
-            ledger_conn_id=self.ledger_conn_id,
-        )
+        rollout = self.rollout(context)
         deployment = rollout.deploy(self.version or None, force=str(self.force) == "True")
         found = asdict(deployment)
         self.log.info("%s v%s is loaded beside champion %s", self.model, deployment.version, deployment.champion)

@@ -2,13 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
-
-from operators.assets import champion_asset, closed_asset
-from operators.hooks.ledger import LedgerHook
-from operators.hooks.mlflow import MlflowHook
-from operators.hooks.model_server import ModelServerHook
-from operators.rollouts import DEPLOYED_VERSION, rollout_of
+from operators.rollout_operator import RolloutOperator
+from operators.rollouts import DEPLOYED_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +11,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class PromoteModelOperator(BaseOperator):
+class PromoteModelOperator(RolloutOperator):
     """Gives a version all requests: routes, then MLflow's alias `champion`, then the ledger.
 
     The champion before stays loaded, so that going back takes no load; older versions are unloaded. The alias
@@ -40,21 +35,13 @@ class PromoteModelOperator(BaseOperator):
     def __init__(
         self,
         *,
-        model: str,
         version: str = DEPLOYED_VERSION,
         approved_by: str = "",
-        mlflow_conn_id: str = MlflowHook.default_conn_name,
-        model_server_conn_id: str = ModelServerHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
         self.version = version
         self.approved_by = approved_by
-        self.mlflow_conn_id = mlflow_conn_id
-        self.model_server_conn_id = model_server_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Promote the version.
@@ -62,13 +49,7 @@ class PromoteModelOperator(BaseOperator):
         Raises:
             GateError: The version was taken out of the rollout meanwhile.
         """
-        rollout = rollout_of(
-            context,
-            model=self.model,
-            mlflow_conn_id=self.mlflow_conn_id,
-            model_server_conn_id=self.model_server_conn_id,
-            ledger_conn_id=self.ledger_conn_id,
-        )
+        rollout = self.rollout(context)
         entry = rollout.promote(self.version, approved_by=self.approved_by)
         found = {
             "model": self.model,
@@ -77,7 +58,5 @@ class PromoteModelOperator(BaseOperator):
             "previous": entry.evidence["previous"],
             "ledger_seq": entry.seq,
         }
-        for asset in (champion_asset(self.model), closed_asset(self.model)):
-            if asset in self.outlets:
-                context["outlet_events"][asset].extra = found
+        self.announce(context, found)
         return found

@@ -2,13 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator
-
-from operators.assets import champion_asset, closed_asset
-from operators.hooks.ledger import LedgerHook
-from operators.hooks.mlflow import MlflowHook
-from operators.hooks.model_server import ModelServerHook
-from operators.rollouts import rollout_of
+from operators.rollout_operator import RolloutOperator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +30,7 @@ def _outcome_of(entry: Entry) -> dict[str, Any]:
     }
 
 
-class RollBackModelOperator(BaseOperator):
+class RollBackModelOperator(RolloutOperator):
     """Takes a version out of the traffic.
 
     With the scope `challenger`, a version that is being rolled out leaves canary and shadow, and loses the alias
@@ -64,23 +58,15 @@ class RollBackModelOperator(BaseOperator):
     def __init__(
         self,
         *,
-        model: str,
         scope: Literal["challenger", "champion"] = "challenger",
         version: str = "",
         reason: str = "",
-        mlflow_conn_id: str = MlflowHook.default_conn_name,
-        model_server_conn_id: str = ModelServerHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.model = model
         self.scope = scope
         self.version = version
         self.reason = reason
-        self.mlflow_conn_id = mlflow_conn_id
-        self.model_server_conn_id = model_server_conn_id
-        self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Roll back.
@@ -90,19 +76,11 @@ class RollBackModelOperator(BaseOperator):
             SetupError: The challenger answers all requests already; its promotion was cut off.
             GateError: The former champion had to be loaded again and scores its golden rows differently.
         """
-        rollout = rollout_of(
-            context,
-            model=self.model,
-            mlflow_conn_id=self.mlflow_conn_id,
-            model_server_conn_id=self.model_server_conn_id,
-            ledger_conn_id=self.ledger_conn_id,
-        )
+        rollout = self.rollout(context)
         if self.scope == "challenger":
             entry: Entry | None = rollout.withdraw(self.version or None)
         else:
             entry = rollout.roll_back(self.version or None, reason=self.reason)
         found = {"model": self.model, **(_outcome_of(entry) if entry else _NOTHING_TO_TAKE_OUT)}
-        for asset in (champion_asset(self.model), closed_asset(self.model)):
-            if asset in self.outlets:
-                context["outlet_events"][asset].extra = found
+        self.announce(context, found)
         return found
