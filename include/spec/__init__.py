@@ -1,0 +1,35 @@
+"""model.yaml as frozen objects: everything Tradewind may assume about a model is declared here.
+
+Parsing a thousand of these must stay cheap: this package imports pydantic and yaml, reads one file, does nothing else.
+"""
+
+from include.spec.features import FeatureSpec, FeaturesSpec, LabelSpec, StoreViewSpec
+from include.spec.fields import ColumnType, PartitionKey
+from include.spec.load import MODELS_DIR, load_spec, model_names, parse_spec
+from include.spec.model import ModelSpec
+from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
+from include.spec.source import SourceSpec, TableSpec
+from include.spec.training import CompressionSpec, GatesSpec, GpuPodSpec, TrainingSpec
+
+__all__ = [
+    "MODELS_DIR",
+    "ColumnType",
+    "CompressionSpec",
+    "DriftSpec",
+    "FeatureSpec",
+    "FeaturesSpec",
+    "GatesSpec",
+    "GpuPodSpec",
+    "LabelSpec",
+    "ModelSpec",
+    "PartitionKey",
+    "RetrainingSpec",
+    "RolloutSpec",
+    "SourceSpec",
+    "StoreViewSpec",
+    "TableSpec",
+    "TrainingSpec",
+    "load_spec",
+    "model_names",
+    "parse_spec",
+]

@@ -1,0 +1,58 @@
+"""Read model.yaml: one file a model, nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from include.errors import NotFoundError, SpecError
+from include.spec.errors import explain, nearest
+from include.spec.model import ModelSpec
+
+MODELS_DIR = Path(__file__).parents[1] / "models"
+
+
+def model_names(models_dir: Path = MODELS_DIR) -> list[str]:
+    """Return the names of all folders that hold a model.yaml, sorted."""
+    return sorted(path.parent.name for path in models_dir.glob("*/model.yaml"))
+
+
+def load_spec(name: str, models_dir: Path = MODELS_DIR) -> ModelSpec:
+    """Read and check one model's model.yaml.
+
+    Raises:
+        NotFoundError: No such model folder.
+        SpecError: The file is not YAML, or a field is unknown, missing, of another type, or impossible.
+    """
+    path = models_dir / name / "model.yaml"
+    if not path.is_file():
+        raise NotFoundError(f"model {name!r} has no {path}; {nearest(name, model_names(models_dir))}")
+    return _load(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _load(path: Path, _mtime_ns: int) -> ModelSpec:
+    return parse_spec(path.read_text(encoding="utf-8"), path=path)
+
+
+def parse_spec(text: str, *, path: Path) -> ModelSpec:
+    """Return the spec that the text of a model.yaml declares; `path` names it in errors and must match its `name`.
+
+    Raises:
+        SpecError: As for `load_spec`.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} must be YAML; got: {error}. Nothing was scheduled. Mend the syntax.") from error
+    try:
+        spec = ModelSpec.model_validate(raw)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in explain(error, model=ModelSpec))
+        raise SpecError(f"{path} cannot be used; only this model's Dags are affected:\n{lines}") from error
+    if spec.name != path.parent.name:
+        raise SpecError(f"{path}: name must equal its folder, {path.parent.name!r}; got {spec.name!r}.")
+    return spec

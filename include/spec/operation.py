@@ -1,0 +1,51 @@
+"""`rollout`, `drift` and `retraining`: what happens to a version that serves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from include.spec.fields import Frac, Frozen
+
+
+class RolloutSpec(Frozen):
+    """How a challenger takes over the traffic."""
+
+    approval: bool = Field(default=False, description="Whether a person must approve before any traffic.")
+    shadow_requests: int = Field(default=50, ge=0, description="Mirrored requests before the canary; 0: no shadow.")
+    steps_pct: tuple[float, ...] = Field(default=(10.0, 50.0), strict=False, description="Canary's share, rising.")
+    min_requests_per_step: int = Field(default=50, gt=0, description="Canary requests needed for a verdict.")
+    step_timeout_s: float = Field(default=900, gt=0)
+    poll_interval_s: float = Field(default=5, gt=0)
+    max_error_frac: Frac = 0.01
+    max_latency_ratio: float = Field(default=2.0, gt=0, description="Canary p95 / champion p95.")
+    latency_floor_ms: float = Field(default=10, ge=0, description="Canary p95 up to here is never too slow.")
+    max_mean_score_shift: Frac = Field(default=0.2, description="Absolute difference of mean scores.")
+    on_inconclusive: Literal["roll_back", "hold"] = "roll_back"
+
+    @model_validator(mode="after")
+    def _rising(self) -> RolloutSpec:
+        inside = all(0 < step < 100 for step in self.steps_pct)  # noqa: PLR2004 - per cent
+        if not inside or list(self.steps_pct) != sorted(set(self.steps_pct)):
+            raise ValueError(f"steps_pct must rise strictly within 0 to 100, ends excluded; got {list(self.steps_pct)}")
+        return self
+
+
+class DriftSpec(Frozen):
+    """What counts as drift of one partition against the champion's training data."""
+
+    max_input_psi: float = Field(default=0.2, gt=0, description="Population stability index of a feature, nats.")
+    max_prediction_psi: float = Field(default=0.2, gt=0)
+    max_missing_increase_frac: Frac = Field(default=0.1, description="Share of an input's values that went missing.")
+    min_rows: int = Field(default=500, gt=0)
+    min_label_coverage_frac: Frac = Field(default=0.8, description="Share of predictions whose label has arrived.")
+
+
+class RetrainingSpec(Frozen):
+    """When drift is worth a training."""
+
+    cooldown_partitions: int = Field(default=2, ge=0, description="Partitions after a training before the next.")
+    max_per_year: int = Field(default=6, gt=0, description="Budget of trainings.")
+    min_log_loss_increase: float = Field(default=0.01, ge=0, description="Nats above the champion's validation.")
+    min_expected_gain: float = Field(default=0.002, description="Nats that a recalibration alone would win.")
