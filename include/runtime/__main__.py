@@ -12,16 +12,14 @@ from rich.markup import escape
 
 from include.errors import TradewindError
 from include.runtime import processes, stack
-from include.runtime.home import REPO, Home
-
-_DEFAULT_HOME = REPO / ".tradewind" / "live"
+from include.runtime.home import DEFAULT_HOME, Home
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; return the process's exit code."""
     parser = argparse.ArgumentParser(prog="include.runtime", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "status"])
-    parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", _DEFAULT_HOME)))
+    parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", DEFAULT_HOME)))
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
     try:
@@ -35,7 +33,7 @@ def _up(root: Path, console: Console) -> int:
     deployment = stack.open_deployment(root, ports=stack.ports_from_environment())
     with console.status("starting") as status:
         stack.up(deployment, say=lambda text: status.update(escape(text)))
-    home = "" if root == _DEFAULT_HOME else f" TRADEWIND_HOME={root}"
+    home = "" if root == DEFAULT_HOME else f" TRADEWIND_HOME={root}"
     for line in (
         f"Airflow       {deployment.airflow_url}   user admin   password {deployment.secrets.admin_password}",
         f"MLflow        {deployment.mlflow_url}",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPO = Path(__file__).resolve().parents[2]
+DEFAULT_HOME = REPO / ".tradewind" / "live"
 MAX_SOCKET_BYTES = 107
 """Longest path of a Unix socket (Linux, unix(7)); past it PostgreSQL would move its socket to a shared folder."""
 MIN_FREE_BYTES = 2 * 1024**3

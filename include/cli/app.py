@@ -1,0 +1,84 @@
+"""`./tradewind`: one module a command, and what all of them do about an error.
+
+A command is the one public function of `include/cli/<command>.py`; its signature is its usage (Typer) and its docstring
+its help. These modules do without `from __future__ import annotations`, because Typer reads annotations at run time,
+and import what is slow inside functions: `./tradewind --help` and the shell's completion wait for every import made
+here.
+
+Exit codes: 0 done and healthy; 1 an error that says what to do, or something that is not healthy; 2 wrong usage; 70 a
+defect of Tradewind itself.
+"""
+
+import os
+import tempfile
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from include import __version__
+from include.errors import TradewindError
+
+_AUTHOR, _OPERATE, _KEEP = "Make a model", "Watch and run", "Keep and move"
+EX_SOFTWARE = 70
+"""A defect of the program itself (sysexits.h)."""
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TradewindError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
+            raise typer.Exit(1) from error
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(_defect(error), err=True)
+            raise typer.Exit(EX_SOFTWARE) from error
+
+
+def _defect(error: Exception) -> str:
+    """Return what to tell the user about an error that nobody expected; its traceback goes into a private file."""
+    descriptor, path = tempfile.mkstemp(prefix="tradewind-", suffix=".log")
+    with os.fdopen(descriptor, "w") as file:
+        traceback.print_exception(error, file=file)
+    said = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    label = typer.style("error:", fg="red")
+    return f"{label} a defect of Tradewind itself; got {what}. The traceback is in {path}; `--debug` prints it."
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"tradewind {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tradewind(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Models from raw files to a watched, canary-released service, on Apache Airflow."""
+
+
+# One line a command, in the order of the help: app.command(rich_help_panel=_AUTHOR)(new)
