@@ -92,8 +92,8 @@ def _objections(found: Comparison, spec: CompressionSpec) -> list[str | None]:
         if found.agreement_frac >= spec.min_agreement_frac
         else f"it decides as fp32 on {found.agreement_frac:.4f} of the rows, {spec.min_agreement_frac} needed",
         None
-        if increase <= spec.max_log_loss_increase
-        else f"its log loss is {increase:.4f} higher, {spec.max_log_loss_increase} allowed",
+        if increase <= spec.max_loss_increase
+        else f"its log loss is {increase:.4f} higher, {spec.max_loss_increase} allowed",
         _auc_objection(found, spec),
         None
         if speedup >= spec.min_speedup

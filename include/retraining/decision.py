@@ -163,7 +163,7 @@ def _symptoms(*, spec: ModelSpec, measurement: Measurement, champion: Champion) 
 
 def _losses(*, spec: ModelSpec, own: Performance, champion: Champion) -> list[str]:
     found: list[str] = []
-    limit = spec.retraining.min_log_loss_increase
+    limit = spec.retraining.min_loss_increase
     if own.log_loss is not None and champion.validation_log_loss is not None:
         increase = own.log_loss - champion.validation_log_loss
         if increase >= limit:

@@ -175,8 +175,8 @@ def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) ->
     if latency_ms > limit_ms:
         worse.append(f"latency p95 {latency_ms:.3g} ms > {limit_ms:.3g} ms (champion {yardstick_ms:.3g} ms)")
     shift = abs((challenger.mean_score or 0.0) - (champion.mean_score or 0.0))
-    if shift > rollout.max_mean_score_shift:
-        worse.append(f"mean score shift {shift:.4g} > {rollout.max_mean_score_shift:g}")
+    if shift > rollout.max_mean_prediction_shift:
+        worse.append(f"mean score shift {shift:.4g} > {rollout.max_mean_prediction_shift:g}")
     return worse
 
 

@@ -6,13 +6,15 @@ Parsing a thousand of these must stay cheap: this package imports pydantic and y
 from include.spec.features import FeatureSpec, FeaturesSpec, LabelSpec, StoreViewSpec
 from include.spec.fields import ColumnType, PartitionKey
 from include.spec.load import MODELS_DIR, load_spec, model_names, parse_spec
-from include.spec.model import ModelSpec
+from include.spec.model import SCHEMA_VERSION, ModelSpec
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
 from include.spec.source import SourceSpec, TableSpec
+from include.spec.tasks import LossName, TaskName, loss_of
 from include.spec.training import CompressionSpec, GatesSpec, GpuPodSpec, TrainingSpec
 
 __all__ = [
     "MODELS_DIR",
+    "SCHEMA_VERSION",
     "ColumnType",
     "CompressionSpec",
     "DriftSpec",
@@ -21,6 +23,7 @@ __all__ = [
     "GatesSpec",
     "GpuPodSpec",
     "LabelSpec",
+    "LossName",
     "ModelSpec",
     "PartitionKey",
     "RetrainingSpec",
@@ -28,8 +31,10 @@ __all__ = [
     "SourceSpec",
     "StoreViewSpec",
     "TableSpec",
+    "TaskName",
     "TrainingSpec",
     "load_spec",
+    "loss_of",
     "model_names",
     "parse_spec",
 ]

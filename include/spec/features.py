@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from include.spec.fields import Frozen, Identifier, Kind
 
+ClassName = Annotated[str, Field(min_length=1, max_length=64)]
+
 
 class LabelSpec(Frozen):
-    """What the model predicts."""
+    """What the model predicts; EXAMPLES_SQL returns it as the column `label`."""
 
-    name: Identifier
-    description: str
+    name: Identifier = Field(description="What the label is called on cards and in reports.", examples=["is_late"])
+    description: str = Field(
+        description="What it means, and which examples never get one.",
+        examples=["Arrived more than 15 minutes after schedule. Cancelled flights have no label."],
+    )
+    classes: tuple[ClassName, ...] = Field(
+        default=(),
+        strict=False,
+        description="Every value that the label may have, at least 3, in the order of the answered probabilities; "
+        "of a multiclass_classification only.",
+        examples=[["low", "medium", "high"]],
+    )
+
+    @model_validator(mode="after")
+    def _unique(self) -> LabelSpec:
+        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"classes must be unique; got {', '.join(twice)} more than once")
+        return self
 
 
 class FeatureSpec(Frozen):
     """One input of the model."""
 
-    name: Identifier
-    kind: Kind
+    name: Identifier = Field(description="Its column in EXAMPLES_SQL and in requests.", examples=["carrier"])
+    kind: Kind = Field(description="categorical: a text, one of what training saw. numeric: a number.")
     nullable: bool = Field(default=False, description="Whether a missing value is an input, not an error.")
 
 
 class StoreViewSpec(Frozen):
     """Features of one entity, read from the online store."""
 
-    entity: Identifier = Field(description="Column that names the entity; also an input of the request.")
+    entity: Identifier = Field(
+        description="Column that names the entity; also an input of the request.", examples=["tailnum"]
+    )
     ttl_days: int = Field(gt=0, description="Days after which a value is too old to serve; it is then missing.")
     fields: tuple[Identifier, ...] = Field(min_length=1, strict=False, description="Numeric features of the view.")
 
@@ -33,8 +56,12 @@ class StoreViewSpec(Frozen):
 class FeaturesSpec(Frozen):
     """The model's inputs by source: the caller sends `request`, the online store answers `store`."""
 
-    request: tuple[FeatureSpec, ...] = Field(min_length=1, strict=False)
-    store: dict[Identifier, StoreViewSpec] = Field(default_factory=dict)
+    request: tuple[FeatureSpec, ...] = Field(
+        min_length=1, strict=False, description="Inputs that the caller knows and sends."
+    )
+    store: dict[Identifier, StoreViewSpec] = Field(
+        default_factory=dict, description="Views of the online store by name; none: every input comes with the request."
+    )
     parity_samples: int = Field(default=200, gt=0, description="Entities compared between offline and online store.")
 
     @model_validator(mode="after")

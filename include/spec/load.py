@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from include.errors import NotFoundError, SpecError
 from include.spec.errors import explain, nearest
-from include.spec.model import ModelSpec
+from include.spec.model import SCHEMA_VERSION, ModelSpec
 
 MODELS_DIR = Path(__file__).parents[1] / "models"
 
@@ -48,6 +48,7 @@ def parse_spec(text: str, *, path: Path) -> ModelSpec:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SpecError(f"{path} must be YAML; got: {error}. Nothing was scheduled. Mend the syntax.") from error
+    _require_version(raw, path=path)
     try:
         spec = ModelSpec.model_validate(raw)
     except ValidationError as error:
@@ -56,3 +57,14 @@ def parse_spec(text: str, *, path: Path) -> ModelSpec:
     if spec.name != path.parent.name:
         raise SpecError(f"{path}: name must equal its folder, {path.parent.name!r}; got {spec.name!r}.")
     return spec
+
+
+def _require_version(raw: object, *, path: Path) -> None:
+    """Refuse another version of the format by itself: what else is wrong with such a file follows from that."""
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(found, int) or found == SCHEMA_VERSION:
+        return
+    remedy = f"Run ./tradewind check --fix {path.parent.name}." if found < SCHEMA_VERSION else "Upgrade Tradewind."
+    raise SpecError(
+        f"{path}: schema_version must be {SCHEMA_VERSION}; got {found}. Only this model's Dags are affected. {remedy}"
+    )

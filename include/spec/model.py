@@ -10,30 +10,43 @@ from include.spec.features import FeaturesSpec, LabelSpec
 from include.spec.fields import Frozen, Identifier
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
 from include.spec.source import SourceSpec
+from include.spec.tasks import TaskName, contradictions
 from include.spec.training import CompressionSpec, GatesSpec, TrainingSpec
+
+SCHEMA_VERSION = 2
 
 
 class ModelSpec(Frozen):
     """One model's whole lifecycle, as its model.yaml declares it."""
 
-    schema_version: Literal[1]
-    name: Identifier
-    description: str
-    owner: str
-    task: Literal["binary_classification"]
-    source: SourceSpec
-    label: LabelSpec
-    features: FeaturesSpec
-    training: TrainingSpec
-    gates: GatesSpec = GatesSpec()
-    compression: CompressionSpec = CompressionSpec()
-    rollout: RolloutSpec = RolloutSpec()
-    drift: DriftSpec = DriftSpec()
-    retraining: RetrainingSpec = RetrainingSpec()
+    schema_version: Literal[2] = Field(description="Version of this file's own format.")
+    name: Identifier = Field(description="The model's name; equals its folder's.", examples=["flight_delays"])
+    description: str = Field(description="What it predicts, in one sentence.")
+    owner: str = Field(description="Who is asked about it.", examples=["ml-platform"])
+    task: TaskName = Field(
+        description="Kind of the label: true or false, one of several classes, or a number. It decides loss, metrics, "
+        "and what an answer holds."
+    )
+    source: SourceSpec = Field(description="Where the rows come from, and when.")
+    label: LabelSpec = Field(description="What is predicted.")
+    features: FeaturesSpec = Field(description="What it is predicted from.")
+    training: TrainingSpec = Field(description="How a version is trained.")
+    gates: GatesSpec = Field(default=GatesSpec(), description="What a version must reach.")
+    compression: CompressionSpec = Field(default=CompressionSpec(), description="When 8-bit weights may serve.")
+    rollout: RolloutSpec = Field(default=RolloutSpec(), description="How a version takes over the traffic.")
+    drift: DriftSpec = Field(default=DriftSpec(), description="What counts as drift.")
+    retraining: RetrainingSpec = Field(default=RetrainingSpec(), description="When drift is worth a training.")
     slices: tuple[Identifier, ...] = Field(default=(), strict=False, description="Columns to report metrics by.")
 
     @model_validator(mode="after")
     def _label_is_no_feature(self) -> ModelSpec:
         if self.label.name in (*self.features.categorical, *self.features.numeric):
             raise ValueError(f"label {self.label.name!r} must not be a feature of its own model")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> ModelSpec:
+        found = list(contradictions(self))
+        if found:
+            raise ValueError("; ".join(found))
         return self

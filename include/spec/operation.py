@@ -14,15 +14,26 @@ class RolloutSpec(Frozen):
 
     approval: bool = Field(default=False, description="Whether a person must approve before any traffic.")
     shadow_requests: int = Field(default=50, ge=0, description="Mirrored requests before the canary; 0: no shadow.")
-    steps_pct: tuple[float, ...] = Field(default=(10.0, 50.0), strict=False, description="Canary's share, rising.")
+    steps_pct: tuple[float, ...] = Field(
+        default=(10.0, 50.0), strict=False, description="Canary's share of the requests in per cent, rising."
+    )
     min_requests_per_step: int = Field(default=50, gt=0, description="Canary requests needed for a verdict.")
-    step_timeout_s: float = Field(default=900, gt=0)
-    poll_interval_s: float = Field(default=5, gt=0)
-    max_error_frac: Frac = 0.01
+    step_timeout_s: float = Field(default=900, gt=0, description="Seconds after which a step is inconclusive.")
+    poll_interval_s: float = Field(default=5, gt=0, description="Seconds between two looks at the counters.")
+    max_error_frac: Frac = Field(default=0.01, description="Share of requests that the canary may fail to score.")
     max_latency_ratio: float = Field(default=2.0, gt=0, description="Canary p95 / champion p95.")
-    latency_floor_ms: float = Field(default=10, ge=0, description="Canary p95 up to here is never too slow.")
-    max_mean_score_shift: Frac = Field(default=0.2, description="Absolute difference of mean scores.")
-    on_inconclusive: Literal["roll_back", "hold"] = "roll_back"
+    latency_floor_ms: float = Field(
+        default=10, ge=0, description="Milliseconds; a canary p95 up to here is never too slow."
+    )
+    max_mean_prediction_shift: float = Field(
+        default=0.2,
+        ge=0,
+        description="Absolute difference of mean predictions, canary against champion, in the output's unit; of "
+        "several classes the largest difference of a mean probability. A regression must give it, in the label's unit.",
+    )
+    on_inconclusive: Literal["roll_back", "hold"] = Field(
+        default="roll_back", description="What too little evidence in time does; hold: the traffic stays as it is."
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> RolloutSpec:
@@ -35,10 +46,15 @@ class RolloutSpec(Frozen):
 class DriftSpec(Frozen):
     """What counts as drift of one partition against the champion's training data."""
 
-    max_input_psi: float = Field(default=0.2, gt=0, description="Population stability index of a feature, nats.")
-    max_prediction_psi: float = Field(default=0.2, gt=0)
+    max_input_psi: float = Field(default=0.2, gt=0, description="Population stability index of an input, nats.")
+    max_prediction_psi: float = Field(
+        default=0.2,
+        gt=0,
+        description="Population stability index of the predictions, nats; of several classes the largest.",
+    )
+    max_label_psi: float = Field(default=0.2, gt=0, description="Population stability index of the labels, nats.")
     max_missing_increase_frac: Frac = Field(default=0.1, description="Share of an input's values that went missing.")
-    min_rows: int = Field(default=500, gt=0)
+    min_rows: int = Field(default=500, gt=0, description="Labelled predictions; fewer say nothing.")
     min_label_coverage_frac: Frac = Field(default=0.8, description="Share of predictions whose label has arrived.")
 
 
@@ -46,6 +62,15 @@ class RetrainingSpec(Frozen):
     """When drift is worth a training."""
 
     cooldown_partitions: int = Field(default=2, ge=0, description="Partitions after a training before the next.")
-    max_per_year: int = Field(default=6, gt=0, description="Budget of trainings.")
-    min_log_loss_increase: float = Field(default=0.01, ge=0, description="Nats above the champion's validation.")
-    min_expected_gain: float = Field(default=0.002, description="Nats that a recalibration alone would win.")
+    max_per_year: int = Field(default=6, gt=0, description="Budget of trainings within a year.")
+    min_loss_increase: float = Field(
+        default=0.01,
+        ge=0,
+        description="Loss above the champion's validation that is a symptom, in the unit of the loss (nats for "
+        "classification). A regression must give it.",
+    )
+    min_expected_gain: float = Field(
+        default=0.002,
+        description="Loss that a recalibration alone must win, in the unit of the loss (nats for classification). A "
+        "regression must give it.",
+    )

@@ -7,52 +7,74 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from include.spec.fields import Frac, Frozen
+from include.spec.tasks import LossName
 
 
 class GpuPodSpec(Frozen):
     """The pod that trains when `runner` is kubernetes."""
 
-    image: str
-    namespace: str = "default"
-    num_gpus: int = Field(default=1, ge=0)
-    cpu: str = "4"
-    memory: str = "16Gi"
-    shared_memory: str = "8Gi"
-    service_account: str | None = None
+    image: str = Field(description="Image with the trainer.", examples=["registry.example.org/tradewind-trainer:0.1.0"])
+    namespace: str = Field(default="default", description="Namespace of the pod.")
+    num_gpus: int = Field(default=1, ge=0, description="GPUs of the pod.")
+    cpu: str = Field(default="4", description="CPU request and limit, as Kubernetes writes it.")
+    memory: str = Field(default="16Gi", description="Memory request and limit, as Kubernetes writes it.")
+    shared_memory: str = Field(default="8Gi", description="Size of /dev/shm, as Kubernetes writes it.")
+    service_account: str | None = Field(default=None, description="Service account; none: the namespace's default.")
     env_secret: str | None = Field(default=None, description="Secret whose keys become the pod's environment.")
-    schedule_timeout_s: int = Field(default=1800, gt=0, description="GPU nodes take minutes to be added.")
+    schedule_timeout_s: int = Field(
+        default=1800, gt=0, description="Seconds until the pod must run; GPU nodes take minutes to be added."
+    )
 
 
 class TrainingSpec(Frozen):
     """How a version is trained."""
 
-    runner: Literal["local", "kubernetes"] = "local"
-    pod: GpuPodSpec | None = None
+    runner: Literal["local", "kubernetes"] = Field(
+        default="local", description="local: a process beside the task. kubernetes: a pod, see `pod`."
+    )
+    pod: GpuPodSpec | None = Field(default=None, description="The pod, if `runner` is kubernetes.")
     window_partitions: int = Field(gt=0, description="How many of the newest partitions make a training set.")
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)] = Field(default=0.15, description="Newest share held out.")
-    seed: int = 0
-    max_epochs: int = Field(gt=0)
+    loss: LossName | None = Field(
+        default=None,
+        description="What is minimised and what gates, drift and retraining judge by. None: log_loss for "
+        "classification, squared_error for regression, which may also have absolute_error or huber.",
+    )
+    huber_delta: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Error in the label's unit beyond which `huber` counts linearly; of that loss only."
+    )
+    seed: int = Field(default=0, description="Seed of the weights, of dropout and of the order of the rows.")
+    max_epochs: int = Field(gt=0, description="Most passes over the training rows.")
     patience_epochs: int = Field(default=3, gt=0, description="Epochs without improvement before training stops.")
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0, ge=0)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    batch_size: int = Field(gt=0, description="Rows of one step.")
+    learning_rate: float = Field(gt=0, description="Size of a step.")
+    weight_decay: float = Field(default=0, ge=0, description="Share of a weight that a step of size 1 removes.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0, description="Chance that a hidden unit is left out of a training step."
+    )
     input_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0, description="Chance that an input of a row is hidden in training, as if it were missing."
     )
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0, description="Each step keeps this share of the averaged weights, which are served; 0: no averaging."
     )
-    hidden: tuple[int, ...] = Field(min_length=1, strict=False, description="Width of each hidden layer.")
-    timeout_s: int = Field(default=3600, gt=0)
+    hidden: tuple[int, ...] = Field(
+        min_length=1, strict=False, description="Width of each hidden layer.", examples=[[64, 32]]
+    )
+    timeout_s: int = Field(default=3600, gt=0, description="Seconds after which a training is stopped.")
 
     @model_validator(mode="after")
-    def _pod_for_kubernetes(self) -> TrainingSpec:
+    def _possible(self) -> TrainingSpec:
         if self.runner == "kubernetes" and self.pod is None:
             raise ValueError("runner: kubernetes needs `pod` (at least its image); got none")
         if self.patience_epochs > self.max_epochs:
             raise ValueError(
                 f"patience_epochs must not exceed max_epochs ({self.max_epochs}); got {self.patience_epochs}"
+            )
+        if (self.loss == "huber") != (self.huber_delta is not None):
+            raise ValueError(
+                f"loss: huber needs huber_delta, and no other loss has one; got loss {self.loss}, huber_delta "
+                f"{self.huber_delta}"
             )
         return self
 
@@ -60,17 +82,38 @@ class TrainingSpec(Frozen):
 class GatesSpec(Frozen):
     """What a trained version must reach before it may become the challenger."""
 
-    min_log_loss_gain_vs_base_rate: float = Field(default=0.0, description="Nats below the constant base rate.")
-    max_log_loss_increase_vs_champion: float = Field(default=0.0, description="Nats on the same validation rows.")
+    min_loss_gain_vs_baseline: float = Field(
+        default=0.0,
+        description="Loss below that of the best constant (base rate, class shares, mean), in the unit of the loss.",
+    )
+    max_loss_increase_vs_champion: float = Field(
+        default=0.0, description="Loss above the champion's on the same validation rows, in the unit of the loss."
+    )
     min_validation_rows: int = Field(default=500, gt=0, description="Fewer: the gate is inconclusive.")
-    on_inconclusive: Literal["stop", "continue"] = "stop"
+    on_inconclusive: Literal["stop", "continue"] = Field(
+        default="stop", description="What a gate that could not measure does."
+    )
 
 
 class CompressionSpec(Frozen):
     """When the int8 model may replace the fp32 model."""
 
-    method: Literal["int8_dynamic", "none"] = "int8_dynamic"
-    min_agreement_frac: Frac = Field(default=0.99, description="Same decision at 0.5, int8 against fp32.")
-    max_log_loss_increase: float = Field(default=0.002, ge=0, description="Nats.")
-    max_auc_decrease: float = Field(default=0.002, ge=0)
+    method: Literal["int8_dynamic", "none"] = Field(
+        default="int8_dynamic", description="int8_dynamic: 8-bit weights. none: fp32 serves."
+    )
+    min_agreement_frac: Frac = Field(
+        default=0.99,
+        description="Share of rows on which int8 and fp32 agree: the same side of 0.5, the same most likely class, or, "
+        "for regression, within `agreement_tolerance`.",
+    )
+    agreement_tolerance: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Two predictions of a regression agree when they differ by at most this, in the label's unit.",
+    )
+    max_loss_increase: float = Field(
+        default=0.002, ge=0, description="Loss above fp32's, in the unit of the loss. A regression must give it."
+    )
+    max_auc_decrease: float = Field(
+        default=0.002, ge=0, description="AUC below fp32's; read by a binary_classification only."
+    )
     min_speedup: float = Field(default=1.0, gt=0, description="fp32 latency / int8 latency; slower is not used.")

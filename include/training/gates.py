@@ -96,9 +96,9 @@ def _rows(measured: Measured, gates: GatesSpec) -> Gate:
 
 
 def _base_rate(measured: Measured, gates: GatesSpec) -> Gate:
-    gain, limit = measured.base_rate_log_loss - measured.log_loss, gates.min_log_loss_gain_vs_base_rate
+    gain, limit = measured.base_rate_log_loss - measured.log_loss, gates.min_loss_gain_vs_baseline
     return Gate(
-        name="min_log_loss_gain_vs_base_rate",
+        name="min_loss_gain_vs_baseline",
         verdict="pass" if gain >= limit else "fail",
         value=gain,
         limit=limit,
@@ -107,7 +107,7 @@ def _base_rate(measured: Measured, gates: GatesSpec) -> Gate:
 
 
 def _champion(measured: Measured, gates: GatesSpec) -> Gate:
-    name, limit = "max_log_loss_increase_vs_champion", gates.max_log_loss_increase_vs_champion
+    name, limit = "max_loss_increase_vs_champion", gates.max_loss_increase_vs_champion
     if measured.champion is None:
         return Gate(name=name, verdict="pass", value=None, limit=limit, reason="there is no champion to compare with")
     if measured.champion_log_loss is None:

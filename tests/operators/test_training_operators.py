@@ -182,7 +182,7 @@ def test_a_version_beats_the_base_rate_and_its_verdict_is_in_the_ledger(
 ) -> None:
     assert (evaluation["verdict"], evaluation["may_continue"], evaluation["reasons"]) == ("pass", True, [])
     losses = evaluation["log_loss"]
-    assert losses["version"] < losses["base_rate"] - SPEC.gates.min_log_loss_gain_vs_base_rate
+    assert losses["version"] < losses["base_rate"] - SPEC.gates.min_loss_gain_vs_baseline
     assert losses["champion"] is None
     assert losses["trees"] > 0
     entries = Ledger(path=f"{lake.root}/ledger.sqlite").entries(MODEL, "gate")

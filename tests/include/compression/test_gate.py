@@ -8,7 +8,7 @@ import pytest
 from include.compression.gate import Comparison, GraphMetrics, choose
 from include.spec import CompressionSpec
 
-SPEC = CompressionSpec(min_agreement_frac=0.99, max_log_loss_increase=0.125, max_auc_decrease=0.25, min_speedup=1.0)
+SPEC = CompressionSpec(min_agreement_frac=0.99, max_loss_increase=0.125, max_auc_decrease=0.25, min_speedup=1.0)
 FP32 = GraphMetrics(log_loss=0.5, auc=0.75, ece=0.01, size_bytes=4000, latency_us={1: 20.0, 32: 40.0})
 INT8 = GraphMetrics(log_loss=0.625, auc=0.5, ece=0.01, size_bytes=1000, latency_us={1: 20.0, 32: 80.0})
 AT_THE_LIMITS = Comparison(num_rows=100, fp32=FP32, int8=INT8, agreement_frac=0.99, max_abs_diff=0.1)

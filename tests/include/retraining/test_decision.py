@@ -24,7 +24,7 @@ SPEC = load_spec("flight_delays").model_copy(
             update={
                 "cooldown_partitions": 2,
                 "max_per_year": 6,
-                "min_log_loss_increase": 0.02,
+                "min_loss_increase": 0.02,
                 "min_expected_gain": 0.002,
             }
         ),

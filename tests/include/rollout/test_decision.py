@@ -17,7 +17,7 @@ ROLLOUT = RolloutSpec(
     max_error_frac=0.02,
     max_latency_ratio=2.0,
     latency_floor_ms=1.0,
-    max_mean_score_shift=0.25,
+    max_mean_prediction_shift=0.25,
 )
 GOOD = Counters(requests=100, errors=0, latency_p95_ms=4.0, score_sum=400.0, score_count=800)
 

@@ -6,7 +6,23 @@ from pathlib import Path
 import pytest
 
 from include.errors import NotFoundError, SpecError
-from include.spec import MODELS_DIR, load_spec, model_names, parse_spec
+from include.spec import (
+    MODELS_DIR,
+    CompressionSpec,
+    DriftSpec,
+    FeatureSpec,
+    GatesSpec,
+    LabelSpec,
+    ModelSpec,
+    RetrainingSpec,
+    RolloutSpec,
+    StoreViewSpec,
+    TrainingSpec,
+    load_spec,
+    loss_of,
+    model_names,
+    parse_spec,
+)
 
 TEXT = (MODELS_DIR / "flight_delays" / "model.yaml").read_text()
 PATH = Path("models/flight_delays/model.yaml")
@@ -70,3 +86,72 @@ def test_reading_a_spec_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=MODELS_DIR.parents[1]
     )
     assert not {"airflow", "numpy", "pandas", "pyarrow", "duckdb", "torch"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (1, "schema_version must be 2; got 1. .*Run ./tradewind check --fix flight_delays"),
+        (3, "schema_version must be 2; got 3. .*Upgrade Tradewind"),
+    ],
+)
+def test_another_version_of_the_format_is_refused_by_itself(version: int, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        parse_spec(changed("schema_version: #", f"schema_version: {version}\nunknown: 1"), path=PATH)
+    assert "unknown" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("task: binary_classification", "task: clustering", "task: Input should be 'binary_classification'"),
+        ("task: binary_classification", "task: multiclass_classification", "must name at least 3 classes; got 0"),
+        ("  name: is_late", "  name: is_late\n  classes: [a, b, c]", "label.classes belongs to a multiclass"),
+        (
+            "  runner: local",
+            "  runner: local\n  loss: huber\n  huber_delta: 1.0",
+            "training.loss .*must be log_loss; got",
+        ),
+        ("  runner: local", "  runner: local\n  loss: huber", "loss: huber needs huber_delta"),
+        (
+            "  method: int8",
+            "  agreement_tolerance: 1.0\n  method: int8",
+            "agreement_tolerance means nothing to task binary",
+        ),
+    ],
+)
+def test_a_spec_fits_its_task(old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_spec(changed(old, new), path=PATH)
+
+
+def test_two_classes_are_no_multiclass_task() -> None:
+    text = changed("task: binary_classification", "task: multiclass_classification")
+    for classes, message in (
+        ("[early, late]", "at least 3 classes; got 2 .two classes are a binary_classification"),
+        ("[early, late, late]", "label: classes must be unique; got late more than once"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            parse_spec(text.replace("  name: is_late", f"  name: is_late\n  classes: {classes}"), path=PATH)
+    spec = parse_spec(text.replace("  name: is_late", "  name: is_late\n  classes: [a, b, c]"), path=PATH)
+    assert loss_of(spec) == "log_loss"
+
+
+def test_a_regression_says_its_limits_in_its_own_unit() -> None:
+    text = changed("task: binary_classification", "task: regression")
+    with pytest.raises(SpecError) as caught:
+        parse_spec(text, path=PATH)
+    for field in ("compression.agreement_tolerance", "rollout.max_mean_prediction_shift"):
+        assert f"{field} must be given for task regression" in str(caught.value)
+    assert "compression.max_loss_increase" not in str(caught.value)
+    text = text.replace("  shadow_requests: 60", "  max_mean_prediction_shift: 0.2\n  shadow_requests: 60")
+    assert loss_of(parse_spec(text.replace("method: int8_dynamic", "method: none"), path=PATH)) == "squared_error"
+    spec = parse_spec(text.replace("  method: int8", "  agreement_tolerance: 0.5\n  method: int8"), path=PATH)
+    again = ModelSpec.model_validate_json(spec.model_dump_json())
+    assert again == spec
+
+
+def test_every_field_of_the_spec_is_described() -> None:
+    sections = (LabelSpec, FeatureSpec, StoreViewSpec, TrainingSpec, GatesSpec, CompressionSpec, RolloutSpec, DriftSpec)
+    fields = [(m.__name__, *item) for m in (*sections, RetrainingSpec, ModelSpec) for item in m.model_fields.items()]
+    assert not [f"{section}.{name}" for section, name, field in fields if not field.description]

@@ -100,7 +100,7 @@ def test_a_champion_that_cannot_be_read_is_inconclusive(job: Job, lake: Storage)
 
 
 def test_a_gain_that_is_too_small_fails(lake: Storage) -> None:
-    gates = GatesSpec(min_validation_rows=400, min_log_loss_gain_vs_base_rate=0.6)
+    gates = GatesSpec(min_validation_rows=400, min_loss_gain_vs_baseline=0.6)
     found = evaluate(trained(lake, gates), storage=lake, champion=None)
     assert (found.judgement.verdict, found.judgement.may_continue) == ("fail", False)
 

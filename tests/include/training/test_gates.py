@@ -5,7 +5,7 @@ import pytest
 from include.spec import GatesSpec
 from include.training.gates import Measured, judge
 
-GATES = GatesSpec(min_log_loss_gain_vs_base_rate=0.125, max_log_loss_increase_vs_champion=0.25, min_validation_rows=500)
+GATES = GatesSpec(min_loss_gain_vs_baseline=0.125, max_loss_increase_vs_champion=0.25, min_validation_rows=500)
 GOOD = {"num_rows": 500, "log_loss": 0.5, "base_rate_log_loss": 0.625}
 CHAMPION = {"champion": "3", "champion_log_loss": 0.25}
 
@@ -51,6 +51,6 @@ def test_a_judgement_is_json() -> None:
     found = json.loads(json.dumps(judgement.to_dict()))
     assert [gate["name"] for gate in found["gates"]] == [
         "min_validation_rows",
-        "min_log_loss_gain_vs_base_rate",
-        "max_log_loss_increase_vs_champion",
+        "min_loss_gain_vs_baseline",
+        "max_loss_increase_vs_champion",
     ]
