@@ -8,6 +8,8 @@ from include.spec.fields import ColumnType, PartitionKey
 from include.spec.load import MODELS_DIR, load_spec, model_names, parse_spec
 from include.spec.model import SCHEMA_VERSION, ModelSpec
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
+from include.spec.progress import ProgressSpec
+from include.spec.retention import RetentionSpec
 from include.spec.source import SourceSpec, TableSpec
 from include.spec.tasks import LossName, TaskName, loss_of
 from include.spec.training import CompressionSpec, GatesSpec, GpuPodSpec, TrainingSpec
@@ -26,6 +28,8 @@ __all__ = [
     "LossName",
     "ModelSpec",
     "PartitionKey",
+    "ProgressSpec",
+    "RetentionSpec",
     "RetrainingSpec",
     "RolloutSpec",
     "SourceSpec",

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from include.spec.features import FeaturesSpec, LabelSpec
 from include.spec.fields import Frozen, Identifier
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
+from include.spec.progress import ProgressSpec
+from include.spec.retention import RetentionSpec
 from include.spec.source import SourceSpec
 from include.spec.tasks import TaskName, contradictions
 from include.spec.training import CompressionSpec, GatesSpec, TrainingSpec
@@ -36,6 +38,8 @@ class ModelSpec(Frozen):
     rollout: RolloutSpec = Field(default=RolloutSpec(), description="How a version takes over the traffic.")
     drift: DriftSpec = Field(default=DriftSpec(), description="What counts as drift.")
     retraining: RetrainingSpec = Field(default=RetrainingSpec(), description="When drift is worth a training.")
+    progress: ProgressSpec = Field(default=ProgressSpec(), description="When a partition counts as stuck.")
+    retention: RetentionSpec = Field(default=RetentionSpec(), description="How long things are kept.")
     slices: tuple[Identifier, ...] = Field(default=(), strict=False, description="Columns to report metrics by.")
 
     @model_validator(mode="after")
