@@ -26,6 +26,7 @@ class ModelVersion:
         source: Folder of its package: a path, or `s3://bucket/prefix`.
         run_id: MLflow run that made it.
         tags: window_start, window_end, job_key, commit, dag_id, dag_run_id, digest, snapshot.
+        created_at_ms: When it was registered, milliseconds since 1970.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelVersion:
     source: str
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    created_at_ms: int = 0
 
 
 def get_version(tracking_uri: str, *, model: str, version: str) -> ModelVersion:
@@ -147,6 +149,7 @@ def _parse(raw: Mapping[str, Any]) -> ModelVersion:
             source=folder_of(raw["source"]),
             run_id=raw.get("run_id", ""),
             tags={tag["key"]: tag.get("value", "") for tag in raw.get("tags", ())},
+            created_at_ms=int(raw.get("creation_timestamp", 0)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ServiceError(
