@@ -14,6 +14,7 @@ from include.errors import NotFoundError, SpecError
 from include.features.definitions import load_definitions
 from include.features.joins import connect, positions_as_of
 from include.lake.tables import current_version, read_table
+from include.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,12 @@ def examples_of(*, spec: ModelSpec, tables: Mapping[str, pa.Table]) -> pa.Table:
         raise SpecError(
             f"EXAMPLES_SQL of model {spec.name!r} must return {', '.join(schema.names)}; got none of "
             f"{', '.join(missing)}. Nothing was written. Add them to the query."
+        )
+    label = examples.schema.field("label").type
+    if not task_of(spec).accepts(label):
+        raise SpecError(
+            f"EXAMPLES_SQL of model {spec.name!r} must return a label that can be {schema.field('label').type}, for "
+            f"its task is {spec.task}; got {label}. Nothing was written. Cast it in the query, or change `task`."
         )
     return examples.select(schema.names).cast(schema).sort_by([("event_at", "ascending"), ("example_id", "ascending")])
 
@@ -165,7 +172,8 @@ def example_schema(spec: ModelSpec) -> pa.Schema:
     import pyarrow as pa
 
     moment = pa.timestamp("us", tz="UTC")
-    columns = {"example_id": pa.string(), "event_at": moment, "known_at": moment, "label": pa.bool_()}
+    columns = {"example_id": pa.string(), "event_at": moment, "known_at": moment}
+    columns["label"] = pa.type_for_alias(task_of(spec).label_type)
     columns["partition"] = pa.string()
     columns |= {f.name: pa.string() if f.kind == "categorical" else pa.float64() for f in spec.features.request}
     for name in (*spec.features.entities, *spec.slices):

@@ -177,6 +177,15 @@ def test_a_query_without_a_declared_column_is_refused(
         load_examples(spec=wider, storage=storage, partitions=("2013-01",))
 
 
+def test_a_label_of_another_type_than_the_tasks_is_refused(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None]
+) -> None:
+    publish("2013-01", step=50)
+    number = spec.model_copy(update={"task": "regression"})
+    with pytest.raises(SpecError, match="must return a label that can be double, for its task is regression; got bool"):
+        load_examples(spec=number, storage=storage, partitions=("2013-01",))
+
+
 def test_definitions_must_match_model_yaml(spec: ModelSpec) -> None:
     with pytest.raises(SpecError, match="must declare EXAMPLES_SQL, VIEWS and HISTORY_DAYS"):
         definitions.load_definitions(spec.model_copy(update={"name": "no_such_model"}))
