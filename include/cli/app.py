@@ -9,51 +9,29 @@ Exit codes: 0 done and healthy; 1 an error that says what to do, or something th
 defect of Tradewind itself.
 """
 
-import os
-import tempfile
-import traceback
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from include import __version__
-from include.errors import TradewindError
+from include.cli.errors import report
+from include.cli.run import run
 
 _AUTHOR, _OPERATE, _KEEP = "Make a model", "Watch and run", "Keep and move"
-EX_SOFTWARE = 70
-"""A defect of the program itself (sysexits.h)."""
 
 
 class _Commands(TyperGroup):
     """Turns what a command raises into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command that the arguments name."""
         try:
             return super().invoke(ctx)
-        except TradewindError as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
-            raise typer.Exit(1) from error
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
-            raise
+            raise  # Typer's own
         except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            typer.echo(_defect(error), err=True)
-            raise typer.Exit(EX_SOFTWARE) from error
-
-
-def _defect(error: Exception) -> str:
-    """Return what to tell the user about an error that nobody expected; its traceback goes into a private file."""
-    descriptor, path = tempfile.mkstemp(prefix="tradewind-", suffix=".log")
-    with os.fdopen(descriptor, "w") as file:
-        traceback.print_exception(error, file=file)
-    said = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    label = typer.style("error:", fg="red")
-    return f"{label} a defect of Tradewind itself; got {what}. The traceback is in {path}; `--debug` prints it."
+            raise typer.Exit(report(error, debug=ctx.params.get("debug", False))) from error
 
 
 app = typer.Typer(
@@ -82,3 +60,4 @@ def _tradewind(
 
 
 # One line a command, in the order of the help: app.command(rich_help_panel=_AUTHOR)(new)
+app.command(rich_help_panel=_OPERATE)(run)
