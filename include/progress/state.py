@@ -70,6 +70,7 @@ class PartitionProgress:
         reached: Every stage, in order, and when the partition reached it last, UTC; None: not yet, or not at all.
         waiting: What it waits for within the limits; empty when it is closed or stuck.
         stuck: What keeps it; None when nothing does.
+        note: What was decided on it, or why it went no further; may be empty.
     """
 
     model: str
@@ -77,6 +78,7 @@ class PartitionProgress:
     reached: Mapping[Stage, datetime | None]
     waiting: str = ""
     stuck: Stuck | None = None
+    note: str = ""
 
     @property
     def furthest(self) -> Stage | None:
