@@ -1,4 +1,4 @@
-"""The few calls of Airflow's REST API that starting a deployment and watching it need."""
+"""The few calls of Airflow's REST API that starting a deployment, watching it and repairing it need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Collection, Container, Sequence
+    from datetime import datetime
 
 _PAGE = 100
 _MAX_REPEATS = 20
@@ -23,13 +24,19 @@ _REPEAT_AFTER_S = 0.25
 
 @dataclass(kw_only=True)
 class AirflowApi:
-    """A client of one Airflow API server, logged in as `admin`.
+    """A client of one Airflow API server.
 
     Source: the server's own OpenAPI document, `/openapi.json`.
+
+    Args:
+        base_url: Where it is.
+        password: Of the user.
+        username: Who it acts as.
     """
 
     base_url: str
     password: str = field(repr=False)
+    username: str = "admin"
     _token: str = field(default="", init=False, repr=False)
 
     def get(self, path: str, **query: str | int | list[str]) -> Any:
@@ -54,16 +61,29 @@ class AirflowApi:
             if len(page) < _PAGE:
                 return found
 
-    def unpause_in_order(self, stages: tuple[str, ...], *, timeout_s: float, known: Container[str] = ()) -> list[str]:
+    def unpause_in_order(
+        self,
+        stages: tuple[str, ...],
+        *,
+        timeout_s: float,
+        known: Container[str] = (),
+        models: Collection[str] | None = None,
+    ) -> list[str]:
         """Wait until every stage has a Dag, then unpause those that are not `known`, stage by stage; return all Dags.
 
         A Dag that is known was unpaused before: if it is paused now, a person wants it so.
+
+        Args:
+            stages: First parts of the Dags' ids, consumers before producers. A Dag of all models has no second part.
+            timeout_s: Seconds to wait for the Dags.
+            known: Dags to leave alone.
+            models: Only these models' Dags are waited for and unpaused; None: every Dag of the stages.
 
         Raises:
             ServiceError: A stage has no Dag in time; the message holds the import errors.
         """
         deadline = time.monotonic() + timeout_s
-        while missing := [s for s in stages if not any(d.startswith(f"{s}_") for d in self.dag_ids())]:
+        while missing := [s for s in stages if not any(_is_of(d, s, models) for d in self.dag_ids())]:
             if time.monotonic() > deadline:
                 errors = [item["stack_trace"][-500:] for item in self.get("importErrors")["import_errors"]]
                 raise ServiceError(
@@ -74,19 +94,66 @@ class AirflowApi:
         found = self.dag_ids()
         for stage in stages:
             for dag_id, is_paused in found.items():
-                if is_paused and dag_id.startswith(f"{stage}_") and dag_id not in known:
+                if is_paused and _is_of(dag_id, stage, models) and dag_id not in known:
                     self.patch(f"dags/{dag_id}", {"is_paused": False})
         return sorted(found)
 
     def asset_events(self, name: str) -> list[dict[str, Any]]:
-        """Return an asset's events, oldest first; empty when nothing has emitted one."""
+        """Return an asset's newest 100 events, oldest first; empty when nothing has emitted one."""
         assets = self.get("assets", name_pattern=name)["assets"]
         found = [asset["id"] for asset in assets if asset["name"] == name]
         if not found:
             return []
-        return list(self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="timestamp")["asset_events"])
+        newest = self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="-timestamp")["asset_events"]
+        return list(reversed(newest))
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def dag_runs(self, dag_ids: Sequence[str], *, max_runs: int) -> list[dict[str, Any]]:
+        """Return the newest runs of some Dags, newest first."""
+        found: list[dict[str, Any]] = []
+        while len(found) < max_runs:
+            asked = min(_PAGE, max_runs - len(found))
+            body = {"dag_ids": list(dag_ids), "order_by": "-run_after", "page_limit": asked, "page_offset": len(found)}
+            page = self.post("dags/~/dagRuns/list", body)["dag_runs"]
+            found += page
+            if len(page) < asked:
+                break
+        return found
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the tasks of a run."""
+        path = f"dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances"
+        return list(self.get(path, limit=_PAGE)["task_instances"])
+
+    def trigger(
+        self, dag_id: str, *, run_id: str, partition: str, run_after: datetime, conf: dict[str, Any] | None = None
+    ) -> bool:
+        """Start a run of a partition under a name of one's own; return False if a run has that name already.
+
+        Airflow's database holds the name once, so that two callers at the same moment start one run.
+        """
+        body = {
+            "dag_run_id": run_id,
+            "logical_date": None,
+            "partition_key": partition,
+            "run_after": run_after.isoformat(),
+            "conf": conf or {},
+        }
+        return self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body, accepted={HTTPStatus.CONFLICT}) is not None
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Remove a run that has ended, with its tasks; one that is gone already counts as removed."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
+        self._call("DELETE", path, accepted={HTTPStatus.NOT_FOUND})
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        accepted: Collection[int] = (),
+    ) -> Any:
+        """Return the JSON answer; None for a status that the caller accepts."""
         attempt = 0
         while True:
             attempt += 1
@@ -94,6 +161,8 @@ class AirflowApi:
                 self._token = self._token or self._login()
                 return self._send(method, path, body, token=self._token)
             except urllib.error.HTTPError as error:
+                if error.code in accepted:
+                    return None
                 if not self._may_repeat(method, error.code, attempt):
                     detail = error.read().decode(errors="replace")[:500]
                     raise ServiceError(f"{method} {path} must succeed; got HTTP {error.code}: {detail}.") from error
@@ -111,7 +180,7 @@ class AirflowApi:
         return False
 
     def _login(self) -> str:
-        body = {"username": "admin", "password": self.password}
+        body = {"username": self.username, "password": self.password}
         return str(self._send("POST", "/auth/token", body)["access_token"])
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None, *, token: str = "") -> Any:
@@ -121,3 +190,16 @@ class AirflowApi:
         )
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - same
             return json.loads(response.read() or b"null")
+
+
+def _is_of(dag_id: str, stage: str, models: Collection[str] | None) -> bool:
+    """Return whether a Dag is one of a stage.
+
+    >>> _is_of("train_flight_delays", "train", None), _is_of("reconcile", "reconcile", None)
+    (True, True)
+    >>> _is_of("train_flight_delays", "train", ["airport_weather"])
+    False
+    """
+    if models is None:
+        return dag_id == stage or dag_id.startswith(f"{stage}_")
+    return any(dag_id == f"{stage}_{model}" for model in models)
