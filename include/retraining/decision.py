@@ -88,7 +88,8 @@ def decide(
         finding = _Finding(verdict=Verdict.BOOTSTRAP, reasons=("no champion serves",))
     else:
         finding = _weigh(spec=spec, measurement=measurement, champion=champion)
-    blocks = _blocks(spec=spec, partition=partition, champion=champion, history=history)
+    window_end = None if champion is None else champion.window_end
+    blocks = find_blocks(spec=spec, partition=partition, champion_window_end=window_end, history=history)
     would = finding.verdict
     if finding.verdict.is_training and blocks:
         finding = _Finding(verdict=Verdict.KEEP, reasons=(*blocks, *finding.reasons))
@@ -173,8 +174,10 @@ def _losses(*, spec: ModelSpec, own: Performance, champion: Champion) -> list[st
     return found
 
 
-def _blocks(*, spec: ModelSpec, partition: str, champion: Champion | None, history: History) -> tuple[str, ...]:
-    """Return what forbids a training now, whatever was measured."""
+def find_blocks(
+    *, spec: ModelSpec, partition: str, champion_window_end: str | None, history: History
+) -> tuple[str, ...]:
+    """Return what forbids a training now, whatever was measured; empty when nothing does."""
     found: list[str] = []
     newest = max(history.published, default=partition)
     if partition != newest:
@@ -184,10 +187,10 @@ def _blocks(*, spec: ModelSpec, partition: str, champion: Champion | None, histo
     if missing:
         found.append(f"a training window has {len(window)} partitions; {', '.join(missing)} not published")
     cooldown = spec.retraining.cooldown_partitions
-    if champion is not None and champion.window_end is not None:
-        ends = partitions.shift(champion.window_end, cooldown)
+    if champion_window_end is not None:
+        ends = partitions.shift(champion_window_end, cooldown)
         if partition <= ends:
-            found.append(f"cool-down: champion's window ended with {champion.window_end}, next training after {ends}")
+            found.append(f"cool-down: champion's window ended with {champion_window_end}, next training after {ends}")
     year = partitions.window(partition, 12)
     spent = sorted({key for key in history.trained if key in year and key != partition})
     if len(spent) >= spec.retraining.max_per_year:
