@@ -3,8 +3,8 @@
 **What.** Waits for a partition's marker, writes its files typed into the staged tables, checks them with the model's
 expectations, sets bad rows aside with the reason and publishes the good ones.
 
-**When.** Once for each partition, at its end (`source.cron` of model.yaml), from the first partition on. Several
-partitions wait at once and may land in any order; waiting takes no worker.
+**When.** Once for each partition, at its local end (or as `source.cron` of model.yaml says), from the first partition
+on. Several partitions wait at once and may land in any order; waiting takes no worker.
 
 **In.** `landing/<model>/<partition>/`: the files of `source.tables`, then the marker.
 
@@ -18,7 +18,7 @@ tasks from `wait` on.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, CronPartitionTimetable
@@ -32,15 +32,20 @@ from operators.validate_partition import ValidatePartitionOperator
 from sensors.partition_landed import PartitionLandedSensor
 
 if TYPE_CHECKING:
-    from include.spec import ModelSpec
+    from datetime import datetime
+
+    from include.spec import ModelSpec, SourceSpec
 
 _MAX_PARTITIONS_AT_ONCE = 16
+_KEY_FORMATS = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
 
 
-def _run_date(partition: str) -> datetime:
-    """Return when the run of a partition is due: at the start of the next one."""
-    year, month = (int(part) for part in partitions.shift(partition, 1).split("-"))
-    return datetime(year, month, 1, tzinfo=UTC)
+def _last_run_date(source: SourceSpec) -> datetime | None:
+    """Return the last moment at which the run of the source's last partition may be due; None if there is no last."""
+    if source.last_partition is None:
+        return None
+    following = partitions.shift(source.last_partition, 1)
+    return partitions.end_of(following, timezone=source.timezone) - timedelta(seconds=1)
 
 
 def build(spec: ModelSpec) -> DAG:
@@ -50,9 +55,11 @@ def build(spec: ModelSpec) -> DAG:
         dag_id=f"ingest_{spec.name}",
         description=f"Landed files of {spec.name} become validated, versioned tables",
         doc_md=__doc__,
-        schedule=CronPartitionTimetable(source.cron, timezone="UTC", run_offset=-1, key_format="%Y-%m"),
-        start_date=_run_date(source.first_partition),
-        end_date=_run_date(source.last_partition) if source.last_partition else None,
+        schedule=CronPartitionTimetable(
+            source.schedule, timezone=source.timezone, run_offset=-1, key_format=_KEY_FORMATS[source.grain]
+        ),
+        start_date=partitions.end_of(source.first_partition, timezone=source.timezone),
+        end_date=_last_run_date(source),
         catchup=True,
         max_active_runs=_MAX_PARTITIONS_AT_ONCE,
         default_args={

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from include.errors import SchemaError
 from include.lake.csv_reader import read_csv
 from include.lake.landing import read_landed
 from include.lake.tables import Commit, write_partition
+from include.partitions import calendar_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,9 +75,8 @@ def _check_partition(rows: pa.Table, *, file: str, table: TableSpec, partition: 
 
     if not table.partition_columns:
         return
-    year, month = (int(part) for part in partition.split("-"))
-    year_column, month_column = table.partition_columns
-    right = pc.and_(pc.equal(rows[year_column], year), pc.equal(rows[month_column], month))
+    parts = zip(table.partition_columns, calendar_parts(partition), strict=True)
+    right = reduce(pc.and_, (pc.equal(rows[column], part) for column, part in parts))
     wrong = pc.indices_nonzero(pc.invert(pc.fill_null(right, fill_value=False))).to_pylist()
     if wrong:
         first = rows.select(table.partition_columns).slice(wrong[0], 1).to_pylist()[0]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from typing import Literal
+from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from include.partitions import EXAMPLES, Grain, calendar_parts, grain_of
+from include.spec.cron import DEFAULTS, cron_fault
 from include.spec.errors import nearest
 from include.spec.fields import ColumnType, Frozen, Identifier, PartitionKey
 
@@ -18,7 +21,11 @@ class TableSpec(Frozen):
     primary_key: tuple[str, ...] = Field(min_length=1, strict=False, description="Columns that name a row.")
     columns: dict[str, ColumnType] = Field(min_length=1, description="Every column of the file, with its type.")
     partition_columns: tuple[str, ...] = Field(
-        default=(), max_length=2, strict=False, description="Columns of a row's year and month; none: not checked."
+        default=(),
+        max_length=4,
+        strict=False,
+        description="Columns of a row's local year and month, and of its day and hour by the grain; none: not checked.",
+        examples=[["year", "month"]],
     )
 
     @model_validator(mode="after")
@@ -27,20 +34,24 @@ class TableSpec(Frozen):
             for name in names:
                 if name not in self.columns:
                     raise ValueError(f"{key} names {name!r}, which is no column; {nearest(name, list(self.columns))}")
-        if [self.columns[name] for name in self.partition_columns] not in ([], ["int64", "int64"]):
-            raise ValueError(
-                f"partition_columns must name the int64 columns of the year and of the month; got "
-                f"{list(self.partition_columns)}"
-            )
+        if {self.columns[name] for name in self.partition_columns} - {"int64"}:
+            raise ValueError(f"partition_columns must name int64 columns; got {list(self.partition_columns)}")
         return self
 
 
 class SourceSpec(Frozen):
     """Where the model's rows come from and when."""
 
-    cron: str = Field(default="0 0 1 * *", description="When a partition is complete, in UTC.")
-    timezone: str = Field(description="Zone in which a partition starts and ends, for example America/New_York.")
-    first_partition: PartitionKey
+    grain: Grain = Field(default="month", description="What a partition is; weeks are ISO weeks, hours are of UTC.")
+    timezone: str = Field(
+        description="Zone in which a partition starts and ends; UTC for hours.", examples=["America/New_York", "UTC"]
+    )
+    cron: str | None = Field(
+        default=None,
+        description="When a partition's files are waited for, in the source's zone; by default when it has ended.",
+        examples=list(DEFAULTS.values()),
+    )
+    first_partition: PartitionKey = Field(description="First partition.", examples=list(EXAMPLES.values()))
     last_partition: PartitionKey | None = Field(default=None, description="Last partition, when the source ends.")
     clock: Literal["wall", "replay"] = Field(
         default="wall",
@@ -52,3 +63,44 @@ class SourceSpec(Frozen):
     poke_interval_s: float = Field(default=60, gt=0)
     wait_timeout_s: int = Field(default=7 * 86400, gt=0, description="Seconds to wait for a partition's marker.")
     tables: dict[Identifier, TableSpec] = Field(min_length=1)
+
+    @property
+    def schedule(self) -> str:
+        """When a partition's run starts, as a cron expression in the source's zone."""
+        return self.cron or DEFAULTS[self.grain]
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_exists(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (KeyError, ValueError, OSError) as error:
+            close = nearest(timezone, sorted(available_timezones())).rpartition(".")[2].strip()
+            raise ValueError(f"must be a time zone of the IANA database, such as America/New_York. {close}") from error
+        return timezone
+
+    @model_validator(mode="after")
+    def _fits_its_grain(self) -> SourceSpec:
+        for key in (self.first_partition, self.last_partition):
+            if key and grain_of(key) != self.grain:
+                raise ValueError(f"partitions of grain {self.grain} look like {EXAMPLES[self.grain]}; got {key!r}")
+        if self.last_partition and self.last_partition < self.first_partition:
+            raise ValueError(f"last_partition {self.last_partition} must not be before {self.first_partition}")
+        if self.grain == "hour" and self.timezone != "UTC":
+            raise ValueError(f"grain hour needs timezone UTC, where each hour comes once a day; got {self.timezone!r}")
+        first_year = int(self.first_partition[:4])
+        if fault := cron_fault(self.schedule, grain=self.grain, timezone=self.timezone, first_year=first_year):
+            raise ValueError(f"cron {fault}")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_fit_the_grain(self) -> SourceSpec:
+        wanted = len(calendar_parts(self.first_partition))
+        for name, table in self.tables.items():
+            if table.partition_columns and len(table.partition_columns) != wanted:
+                columns = ", ".join(("year", "month", "day", "hour")[:wanted]) or "no columns"
+                raise ValueError(
+                    f"partition_columns of table {name!r} must name those of {columns} for grain {self.grain}; got "
+                    f"{list(table.partition_columns)}"
+                )
+        return self

@@ -83,8 +83,8 @@ def test_every_month_of_the_source_has_one_run(dag: DAG) -> None:
     while info := scheduled.timetable.next_dagrun_info_v2(last_dagrun_info=info, restriction=restriction):
         runs.append((info.partition_key, info.run_after))
     assert [key for key, _ in runs] == [f"2013-{month:02d}" for month in range(1, 13)]
-    assert runs[0][1] == datetime(2013, 2, 1, tzinfo=UTC)
-    assert runs[-1][1] == datetime(2014, 1, 1, tzinfo=UTC)
+    assert runs[0][1] == datetime(2013, 2, 1, 5, tzinfo=UTC)
+    assert runs[-1][1] == datetime(2014, 1, 1, 5, tzinfo=UTC)
     assert dag.catchup
     assert dag.max_active_runs >= 12
 
