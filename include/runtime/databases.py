@@ -1,0 +1,209 @@
+"""One PostgreSQL database, wherever it runs: dump it, fill it, and say what it holds.
+
+PostgreSQL's own programs do the work. A password reaches them by their environment, never by their command line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ServiceError, SetupError
+from include.runtime.postgres import binary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from include.runtime.services import Deployment
+
+DATABASES = ("airflow", "mlflow")
+"""The databases of one deployment, in the order in which a backup reads them."""
+
+SCHEMA = "public"
+
+_DRIVER = re.compile(r"^postgresql\+\w+://")
+# Rows are compared as text, which these settings of a session decide.
+_SAME_TEXT = "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1"
+_ROW_HASH = "('x' || substr(encode(sha256(convert_to(t::text, 'UTF8')), 'hex'), {start}, 16))::bit(64)::bigint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """How libpq reaches a database; without a password it finds one by itself (PGPASSWORD, PGPASSFILE, ~/.pgpass).
+
+    Args:
+        parameters: libpq's keywords, such as host, user and dbname.
+        password: Kept apart, so that it appears in no message and on no command line.
+    """
+
+    parameters: Mapping[str, str]
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_url(cls, url: str) -> Database:
+        """Return the database that a URL names, SQLAlchemy's or libpq's.
+
+        Raises:
+            SetupError: It is no such URL.
+        """
+        import psycopg2
+        from psycopg2.extensions import parse_dsn
+
+        plain = _DRIVER.sub("postgresql://", url)
+        try:
+            found = dict(parse_dsn(plain)) if plain.startswith("postgresql://") else {}
+        except psycopg2.ProgrammingError:
+            found = {}
+        if not found:
+            raise SetupError(
+                "a database must be named as postgresql://user@host:port/{database}; got another text, not shown since "
+                "it may hold a password. Nothing was changed. Correct it."
+            )
+        password = found.pop("password", None)
+        return cls(parameters=found, password=password)
+
+    @property
+    def name(self) -> str:
+        """The database's own name."""
+        return self.parameters.get("dbname", "")
+
+    def named(self, name: str) -> Database:
+        """Return another database of the same server."""
+        return Database(parameters={**self.parameters, "dbname": name}, password=self.password)
+
+    def __str__(self) -> str:
+        where = self.parameters.get("host", "localhost")
+        port = f":{self.parameters['port']}" if "port" in self.parameters else ""
+        return f"{self.name!r} on {where}{port}"
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """Yield a psycopg2 connection that commits each statement.
+
+        Raises:
+            ServiceError: The server does not answer, or refuses.
+        """
+        import psycopg2
+
+        secret = {"password": self.password} if self.password is not None else {}
+        try:
+            connection = psycopg2.connect(**self.parameters, **secret)
+        except psycopg2.OperationalError as error:
+            raise ServiceError(
+                f"database {self} must let {self.parameters.get('user', 'its user')!r} in; got: {str(error).strip()}. "
+                "Nothing was changed. Mend the address, or the password in PGPASSFILE."
+            ) from error
+        connection.autocommit = True
+        with closing(connection):
+            yield connection
+
+    def query(self, statement: Any, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement; none if it has none."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def dump(self, path: Path) -> None:
+        """Write all of it as of one moment, while others read and write.
+
+        Raises:
+            ServiceError: pg_dump failed; the message holds what it said.
+        """
+        self._run("pg_dump", "--format=custom", "--compress=none", f"--file={path}")
+
+    def fill(self, path: Path) -> None:
+        """Fill the empty database from a dump, in one transaction: killed, it stays empty.
+
+        Raises:
+            ServiceError: pg_restore failed; the message holds what it said.
+        """
+        self._run("pg_restore", "--exit-on-error", "--single-transaction", str(path))
+
+    def tables(self) -> list[str]:
+        """Return the names of its tables, in order."""
+        found = self.query("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY tablename", (SCHEMA,))
+        return [name for (name,) in found]
+
+    def schema_version(self) -> str | None:
+        """Return the newest migration that Alembic has applied; None if its tables are not there yet."""
+        if "alembic_version" not in self.tables():
+            return None
+        found = self.query("SELECT version_num FROM alembic_version")
+        return found[0][0] if found else None
+
+    def contents(self) -> dict[str, tuple[int, str]]:
+        """Return table -> its number of rows and a hash of them, in any order; equal for equal content.
+
+        The hash is the sum of the rows' SHA-256 (its first 128 bits), so that no order is needed and no memory.
+        """
+        from psycopg2 import sql
+
+        halves = [f"coalesce(sum({_ROW_HASH.format(start=start)}), 0)" for start in (1, 17)]
+        statement = f"SELECT count(*), {halves[0]}, {halves[1]} FROM {{}} AS t"  # noqa: S608 - constants
+        found = {}
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(_SAME_TEXT)
+            for name in self.tables():
+                cursor.execute(sql.SQL(statement).format(sql.Identifier(SCHEMA, name)))
+                num_rows, first, second = cursor.fetchone()
+                found[name] = (int(num_rows), f"{int(first):x}.{int(second):x}")
+        return found
+
+    def require_empty(self) -> None:
+        """Refuse to fill a database in which there is something.
+
+        Raises:
+            SetupError: It has tables.
+        """
+        if tables := self.tables():
+            raise SetupError(
+                f"database {self} must be empty to be filled; got {len(tables)} tables, such as {tables[0]!r}. It is "
+                "unchanged. Name another database, or drop and create this one."
+            )
+
+    def _run(self, program: str, *arguments: str) -> None:
+        from psycopg2.extensions import make_dsn
+
+        options = ("--no-owner", "--no-privileges", "--no-password", f"--dbname={make_dsn(**self.parameters)}")
+        libpq = {name: value for name, value in os.environ.items() if name.startswith("PG") or name in ("PATH", "HOME")}
+        secret = {"PGPASSWORD": self.password} if self.password is not None else {}
+        done = subprocess.run(
+            [str(binary(program)), *options, *arguments],
+            env={**libpq, "LC_ALL": "C", **secret},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServiceError(
+                f"{program} of database {self} must end with exit code 0; got {done.returncode}: "
+                f"{done.stderr.strip()[-500:]}. Nothing was published. Retry when the server is well."
+            )
+
+
+def databases_of(deployment: Deployment) -> dict[str, Database]:
+    """Return a deployment's databases by name, its own server's or those that TRADEWIND_DATABASE_URL names."""
+    return {name: Database.from_url(deployment.database_url(name)) for name in DATABASES}
+
+
+@contextmanager
+def databases_running(deployment: Deployment, *, is_held: bool = False) -> Iterator[dict[str, Database]]:
+    """Yield a deployment's databases while their server answers; an embedded one that is down runs for so long.
+
+    Args:
+        deployment: Whose databases.
+        is_held: The caller holds the home already, and nothing of the deployment runs.
+
+    Raises:
+        SetupError: The embedded server cannot be started.
+    """
+    if not deployment.uses_embedded_postgres:
+        yield databases_of(deployment)
+        return
+    with deployment.postgres.started() if is_held else deployment.postgres.running():
+        yield databases_of(deployment)
