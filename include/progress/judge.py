@@ -176,14 +176,15 @@ class _Case:
         return self._unless(self.limits.grace, f"{self._dag_id}, which is paused", stuck)
 
     def _failed(self, run: Run) -> Stuck:
-        first = next((task for task in run.tasks if task.state == "failed"), None)
-        name = f"{run.dag_id}.{first.task_id}" if first else f"{run.dag_id} {run.run_id}"
-        said = f": {first.message}" if first and first.message else ""
+        failed = [task for task in run.tasks if task.state == "failed"]
+        last = max(failed, key=lambda task: task.since or run.queued_at, default=None)
+        name = f"{run.dag_id}.{last.task_id}" if last else f"{run.dag_id} {run.run_id}"
+        said = f": {last.message}" if last and last.message else ""
         return self._stuck(
             Reason.TASK_FAILED,
             f"{name} failed{said}",
             f"mend what it says, then clear {name} of {run.run_id}",
-            url=first.url if first and first.url else self._url(run),
+            url=last.url if last and last.url else self._url(run),
             since=run.ended_at,
         )
 
