@@ -25,15 +25,11 @@ def backup(
     from rich.markup import escape
 
     from include.backup.create import create_backup
-    from include.runtime.home import Home
-    from include.runtime.secrets import load_secrets
-    from include.runtime.services import Deployment, Ports
+    from include.cli.deployment import find_deployment
 
     console = Console(highlight=False)
     path = file or Path.cwd() / f"tradewind-{home.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.zst"
-    found = Home(root=home)
-    found.require_made()
-    deployment = Deployment(home=found, secrets=load_secrets(found.secrets), ports=Ports())
+    deployment = find_deployment(home)
     with console.status("reading") as status:
         made = create_backup(deployment, path, say=lambda text: status.update(escape(text)))
     console.print(

@@ -1,12 +1,19 @@
 """The deployment that `--home` names, as a command finds it; nothing is made and nothing is started."""
 
+from __future__ import annotations
+
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include.errors import SetupError
 from include.runtime.home import DEFAULT_HOME, Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import Deployment, Ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.progress.read import Sources
 
 
 def find_deployment(root: Path) -> Deployment:
@@ -29,3 +36,20 @@ def recorded_ports(home: Home) -> Ports:
     """Return the ports that a deployment was started with last, or the default ones."""
     recorded = home.root / "ports.json"
     return Ports(**json.loads(recorded.read_text())) if recorded.exists() else Ports()
+
+
+def sources_of(deployment: Deployment) -> Sources:
+    """Return where a deployment's state lives, for what reads it."""
+    from include.progress.read import Sources
+    from include.rollout.ledger import Ledger
+    from include.runtime.airflow_api import AirflowApi
+    from include.serving.client import ModelServerClient
+
+    secrets = deployment.secrets
+    return Sources(
+        storage=deployment.home.storage,
+        ledger=Ledger(path=deployment.home.ledger),
+        tracking_uri=deployment.mlflow_url,
+        server=ModelServerClient(base_url=deployment.model_server_url, admin_token=secrets.model_server_token),
+        airflow=AirflowApi(base_url=deployment.airflow_url, password=secrets.admin_password),
+    )
