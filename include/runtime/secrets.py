@@ -33,6 +33,11 @@ class Secrets:
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(64), repr=False)
     api_secret_key: str = field(default_factory=_token, repr=False)
     model_server_token: str = field(default_factory=_token, repr=False)
+    reconciler_password: str = field(default_factory=_token, repr=False)
+
+
+_ADDED = ("reconciler_password",)
+"""Secrets that a deployment of an older release lacks; they are made when it is opened first."""
 
 
 def load_secrets(folder: Path) -> Secrets:
@@ -46,14 +51,18 @@ def load_secrets(folder: Path) -> Secrets:
         made = Secrets()
         write_private(path, json.dumps(asdict(made)))
     try:
-        raw = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
+        raw = {name: value for name, value in asdict(Secrets()).items() if name in _ADDED} | stored
         found = Secrets(**{item.name: str(raw[item.name]) for item in fields(Secrets)})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SetupError(
             f"{path} must hold the deployment's secrets; got {type(error).__name__}. Nothing was started. "
             "Restore the file; or, if its databases may be lost, remove the whole deployment folder."
         ) from error
-    write_private(folder / "airflow_passwords.json", json.dumps({"admin": found.admin_password}))
+    if not set(_ADDED) <= set(stored):
+        write_private(path, json.dumps(asdict(found)))
+    passwords = {"admin": found.admin_password, "reconciler": found.reconciler_password}
+    write_private(folder / "airflow_passwords.json", json.dumps(passwords))
     write_private(folder / "model_server_token", found.model_server_token)
     return found
 
