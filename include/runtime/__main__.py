@@ -1,4 +1,8 @@
-"""`python -m include.runtime up|down|status`: keep a deployment running on this machine."""
+"""`python -m include.runtime up|down|status`: keep a deployment running on this machine.
+
+Exit codes: 0 done; 1 it could not be done, or, for `status`, not everything works; 2 bad usage; 130 and 143 ended by
+Ctrl-C or SIGTERM, after what was started had been stopped.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ import os
 import sys
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from include.errors import TradewindError
 from include.runtime import processes, stack
 from include.runtime.home import DEFAULT_HOME, Home
+from include.runtime.state import read_state
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", DEFAULT_HOME)))
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
+    processes.exit_on_signals()
     try:
         return _COMMANDS[chosen.command](chosen.home.resolve(), console)
     except TradewindError as error:
@@ -53,12 +61,23 @@ def _down(root: Path, console: Console) -> int:
 
 
 def _status(root: Path, console: Console) -> int:
-    found = processes.find(Home(root=root).pids)
-    for process in found:
-        console.print(f"{process.name:14} {'running' if process.is_running else 'dead'}  pid {process.pid}")
-    if not found:
+    told = read_state(Home(root=root))
+    if told is None:
         console.print("nothing was started")
-    return 0 if found and all(process.is_running for process in found) else 1
+        return 1
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("process", "state", "pid", "since", "restarts", "last ended by", "starts at"):
+        table.add_column(column, no_wrap=column == "process")
+    for state in told.processes:
+        since, next_try = (text[11:19] if text else "-" for text in (state.since, state.next_try))
+        table.add_row(
+            state.name, state.phase, str(state.pid or "-"), since, str(state.restarts), state.last_exit or "-", next_try
+        )
+    console.print(table)
+    if not told.is_supervised:
+        console.print("No supervisor runs: what ends stays ended. `make up` starts one, and what is missing.")
+    is_well = told.is_supervised and all(state.phase == "ready" for state in told.processes)
+    return 0 if is_well else 1
 
 
 _COMMANDS = {"up": _up, "down": _down, "status": _status}

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SYSTEM_USER = "tradewind-pg"
 """Who runs the server when Tradewind is started by root: PostgreSQL refuses to run as root."""
 _PROVES_READY_S = 30.0
-_PROCESS = "postgres"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,8 @@ class Postgres:
     def forget_stale_pid(self) -> None:
         """Remove the pid file of a killed server; a living server of this data folder stays untouched.
 
-        PostgreSQL refuses to start when that file names any living process, even one that reused the number.
+        PostgreSQL refuses to start when that file names any living process, even one that reused the number. What a
+        killed server left running is ended: without the file, a second server beside it would damage the data.
         """
         pid_file = self._data / "postmaster.pid"
         if not pid_file.exists():
@@ -120,6 +120,7 @@ class Postgres:
         command_line = Path(f"/proc/{pid}/cmdline")
         if command_line.exists() and str(self._data).encode() in command_line.read_bytes():
             return
+        processes.kill_in(self._data)
         pid_file.unlink()
         for left in self._run.glob(".s.PGSQL.*"):  # the socket and its lock, which names the same process
             left.unlink()
@@ -133,7 +134,11 @@ class Postgres:
         self.create()
         self.forget_stale_pid()
         processes.start(
-            _PROCESS, self.command(), env=_clean_environment(), pids=self.home.pids, log=self.home.logs / "postgres.log"
+            processes.DATABASE,
+            self.command(),
+            env=_clean_environment(),
+            pids=self.home.pids,
+            log=self.home.logs / "postgres.log",
         )
         self.wait_until_ready(("airflow", "mlflow"))
 
@@ -149,7 +154,7 @@ class Postgres:
             yield
         finally:
             for process in processes.find(self.home.pids):
-                if process.name == _PROCESS:
+                if process.name == processes.DATABASE:
                     processes.stop(process, pids=self.home.pids, how=signal.SIGINT)  # a fast, clean shutdown
 
     @contextmanager
@@ -159,7 +164,7 @@ class Postgres:
         Raises:
             SetupError: As for `start`; or somebody starts or stops the deployment at this moment.
         """
-        if any(process.name == _PROCESS and process.is_running for process in processes.find(self.home.pids)):
+        if any(process.name == processes.DATABASE and process.is_running for process in processes.find(self.home.pids)):
             yield
             return
         with self.home.held(), self.started():

@@ -6,20 +6,27 @@ process file names the leader and the moment the kernel started it: a reused pro
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.runtime.secrets import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+DATABASE = "postgres"
+"""The process that all others need: it is stopped last."""
 _POLL_S = 0.05
+_KILLED_S = 2.0
+"""Seconds in which a process that got a signal it cannot refuse is gone."""
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,13 @@ class ManagedProcess:
     def is_running(self) -> bool:
         """Whether the leader itself is alive, and is the process that was started."""
         return self.boot_id == _boot_id() and _started_ticks(self.pid) == self.started_ticks
+
+    @property
+    def started_at(self) -> datetime:
+        """When the kernel started it, to a second."""
+        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        seconds = int(booted.split()[1]) + self.started_ticks / os.sysconf("SC_CLK_TCK")
+        return datetime.fromtimestamp(seconds, UTC)
 
     def members(self) -> list[int]:
         """Return the process ids of the leader's session that are alive, the leader's own included."""
@@ -69,6 +83,11 @@ def find(pids: Path) -> list[ManagedProcess]:
     return [ManagedProcess(**json.loads(path.read_text())) for path in sorted(pids.glob("*.json"))]
 
 
+def running(pids: Path) -> dict[str, ManagedProcess]:
+    """Return those that are alive, by name."""
+    return {process.name: process for process in find(pids) if process.is_running}
+
+
 def ask_to_stop(process: ManagedProcess, *, how: signal.Signals = signal.SIGTERM) -> None:
     """Send the leader a signal and do not wait."""
     if process.is_running:
@@ -85,13 +104,89 @@ def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 8.0, how: sign
             _reap(process.pid)
             time.sleep(_POLL_S)
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + 2
-        for pid in process.members():
-            _signal(pid, signal_number)
-        while process.members() and time.monotonic() < deadline:
-            _reap(process.pid)
-            time.sleep(_POLL_S)
+        _end(process.members, signal_number)
     (pids / f"{process.name}.json").unlink(missing_ok=True)
+
+
+def stop_all(found: Iterable[ManagedProcess], *, pids: Path, say: Callable[[str], None]) -> int:
+    """Stop processes and what they left behind, the database last; return how many of them had something alive."""
+    found = list(found)
+    num_running = sum(bool(process.members()) for process in found)
+    servers = [process for process in found if process.name != DATABASE]
+    for process in servers:
+        say(f"stopping {process.name}")
+        ask_to_stop(process)
+    for process in servers:
+        stop(process, pids=pids)
+    for process in found:
+        if process.name == DATABASE:
+            say("stopping PostgreSQL")
+            stop(process, pids=pids, how=signal.SIGINT)  # a fast, clean shutdown
+    return num_running
+
+
+def kill(process: ManagedProcess) -> None:
+    """End a process and its whole session at once: none of them may report or write anything any more."""
+    _end(process.members, signal.SIGKILL)
+
+
+def kill_in(folder: Path) -> None:
+    """End at once every process that works in a folder, such as a dead PostgreSQL's, which leave its session."""
+    _end(lambda: [pid for pid in _all_pids() if _stat(pid) and _working_folder(pid) == folder], signal.SIGKILL)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM, SIGHUP and Ctrl-C end this process the way an error does, so that it stops what it has started.
+
+    Only the first of them: a second Ctrl-C must not keep it from stopping the rest.
+    """
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+    def end(number: int, _frame: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what this process's descendants leave behind, so that `reap` collects it (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap() -> dict[int, int]:
+    """Collect all children that have ended: process id -> exit code, or minus the signal that ended it."""
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = os.waitstatus_to_exitcode(status)
+
+
+def _end(find_pids: Callable[[], Sequence[int]], number: signal.Signals) -> None:
+    """Send a signal to all that are found, and wait a moment for them to end."""
+    pids = find_pids()
+    deadline = time.monotonic() + _KILLED_S
+    for pid in pids:
+        _signal(pid, number)
+    while pids and time.monotonic() < deadline:
+        for pid in pids:
+            _reap(pid)
+        time.sleep(_POLL_S)
+        pids = find_pids()
+
+
+def _working_folder(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -8,16 +8,29 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from include.runtime import processes
+from include.runtime.checks import AcceptsConnections, Answers, Heartbeats
 from include.runtime.home import REPO
 from include.runtime.postgres import Postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from include.runtime.checks import Check
     from include.runtime.home import Home
     from include.runtime.secrets import Secrets
 
 LOOPBACK = "127.0.0.1"
+_QUICK_RECOVERY = {
+    # Airflow takes over what a dead scheduler or triggerer had in hand when its heartbeat is so old. On one machine,
+    # where the supervisor ends a dead one's processes before it starts the next, three missed heartbeats say enough.
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+    # A task that cannot reach the API server while that starts again, half a minute on a busy machine, keeps asking.
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "12",
+    "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "8",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +50,19 @@ class Service:
         name: Also the name of its log file.
         command: Its command line; it never holds a secret, since every local user can read command lines.
         env: What it needs beyond the common environment.
-        ready_url: Answers 200 when the server has started; None for what has no port. A model server that cannot load
-            one of its models has started all the same: Airflow is needed to mend that.
+        check: Says whether it works. A model server that cannot load one of its models works all the same: Airflow is
+            needed to mend that.
+        needs: Names of the services without which it is not started again, and is not to blame for ending.
+        before_start: Clears away what a killed predecessor left behind.
         niceness: Higher for what nobody waits for at the start.
     """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str]
-    ready_url: str | None = None
+    check: Check
+    needs: tuple[str, ...] = ()
+    before_start: Callable[[], None] = lambda: None
     niceness: int = 0
 
 
@@ -103,6 +120,8 @@ class Deployment:
             "AIRFLOW__CORE__FERNET_KEY": secrets.fernet_key,
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPO / "plugins"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.airflow_url}/execution/",
+            # The reconciler may start runs; connections, variables and settings are none of its business.
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,reconciler:user",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home.secrets / "airflow_passwords.json"),
             "AIRFLOW__API__PORT": str(self.ports.airflow),
             "AIRFLOW__API__BASE_URL": self.airflow_url,
@@ -128,13 +147,36 @@ class Deployment:
                 "port": self.ports.model_server,
                 "password": self.secrets.model_server_token,
             },
+            "airflow_api_default": {
+                "conn_type": "http",
+                "host": LOOPBACK,
+                "port": self.ports.airflow,
+                "login": "reconciler",
+                "password": self.secrets.reconciler_password,
+            },
         }
         named = {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()}
         return {name: value for name, value in named.items() if name not in os.environ}
 
     def services(self) -> tuple[Service, ...]:
-        """Return what runs beside the database, in the order in which it is started."""
-        airflow_env = self.airflow_env()
+        """Return all that runs, in the order in which it is started; the database only if it is the embedded one."""
+        database = (self.database(),) if self.uses_embedded_postgres else ()
+        needs = tuple(service.name for service in database)
+        return (*database, *self._airflow_services(needs=needs), self._model_server(), self._mlflow(needs=needs))
+
+    def database(self) -> Service:
+        """Return the embedded PostgreSQL."""
+        server = self.postgres
+        return Service(
+            name=processes.DATABASE,
+            command=tuple(server.command()),
+            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+            check=AcceptsConnections(postgres=server),
+            before_start=server.forget_stale_pid,
+        )
+
+    def _airflow_services(self, *, needs: tuple[str, ...]) -> tuple[Service, ...]:
+        airflow_env = self.airflow_env() | _QUICK_RECOVERY
         # The triggerer and the API server do not get the Dag bundle's path from Airflow; workers do, and must not have
         # the repository here, since a run pinned to a commit would then import another one's code.
         with_repo = airflow_env | {"PYTHONPATH": str(REPO)}
@@ -143,14 +185,34 @@ class Deployment:
                 name="api-server",
                 command=(*_airflow(), "api-server", "--port", str(self.ports.airflow)),
                 env=with_repo,
-                ready_url=f"{self.airflow_url}/execution/health",
+                check=Answers(url=f"{self.airflow_url}/execution/health"),
+                needs=needs,
             ),
-            Service(name="scheduler", command=(*_airflow(), "scheduler", "--skip-serve-logs"), env=airflow_env),
-            Service(name="dag-processor", command=(*_airflow(), "dag-processor"), env=airflow_env),
-            Service(name="triggerer", command=(*_airflow(), "triggerer", "--skip-serve-logs"), env=with_repo),
-            self._model_server(),
-            self._mlflow(),
+            Service(
+                name="scheduler",
+                command=(*_airflow(), "scheduler", "--skip-serve-logs"),
+                env=airflow_env,
+                check=self._heartbeats("scheduler"),
+                needs=needs,
+            ),
+            Service(
+                name="dag-processor",
+                command=(*_airflow(), "dag-processor"),
+                env=airflow_env,
+                check=self._heartbeats("dag_processor"),
+                needs=needs,
+            ),
+            Service(
+                name="triggerer",
+                command=(*_airflow(), "triggerer", "--skip-serve-logs"),
+                env=with_repo,
+                check=self._heartbeats("triggerer"),
+                needs=needs,
+            ),
         )
+
+    def _heartbeats(self, component: str) -> Heartbeats:
+        return Heartbeats(url=f"{self.airflow_url}/api/v2/monitor/health", component=component)
 
     def _model_server(self) -> Service:
         home = self.home
@@ -160,11 +222,11 @@ class Deployment:
             name="model-server",
             command=(sys.executable, "-m", "include.serving", "--port", str(self.ports.model_server), *files, *token),
             env=_base_env() | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
-            ready_url=f"{self.model_server_url}/v2/health/live",
+            check=Answers(url=f"{self.model_server_url}/v2/health/live"),
             niceness=5,
         )
 
-    def _mlflow(self) -> Service:
+    def _mlflow(self, *, needs: tuple[str, ...]) -> Service:
         artifacts = ("--no-serve-artifacts", "--default-artifact-root", self.home.mlflow.as_uri())
         env = _base_env() | {
             "MLFLOW_BACKEND_STORE_URI": self.database_url("mlflow"),
@@ -178,7 +240,8 @@ class Deployment:
                 *("--workers", "1", *artifacts),
             ),
             env=env,
-            ready_url=f"{self.mlflow_url}/health",
+            check=Answers(url=f"{self.mlflow_url}/health"),
+            needs=needs,
             niceness=10,
         )
 

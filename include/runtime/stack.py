@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,15 +18,19 @@ from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import REPO, Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import LOOPBACK, Deployment, Ports
+from include.runtime.state import SUPERVISOR, forget_state, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from include.runtime.processes import ManagedProcess
-    from include.runtime.services import Service
 
 READY_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 90.0
+"""Longest that the supervisor may take to stop everything."""
+MAX_FAILED_STARTS = 3
+"""Ends in a row after which `up` says that a process does not start."""
 STAGES = ("monitor", "deploy", "train", "materialize", "rollback", "score", "ingest")
 """Order of unpausing: a paused consumer loses asset events for ever, so the producers come last."""
 
@@ -54,14 +55,9 @@ def prepare(deployment: Deployment, *, say: Callable[[str], None]) -> None:
         SetupError: The database does not start, or the migration fails.
     """
     home = deployment.home
-    if deployment.uses_embedded_postgres and not _running(home).get("postgres"):
+    if deployment.uses_embedded_postgres and processes.DATABASE not in processes.running(home.pids):
         say("starting PostgreSQL")
-        server = deployment.postgres
-        server.create()
-        server.forget_stale_pid()
-        env = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"}
-        processes.start("postgres", server.command(), env=env, pids=home.pids, log=home.logs / "postgres.log")
-        server.wait_until_ready(("airflow", "mlflow"))
+        deployment.postgres.start()
     # Asking Airflow whether its tables are current costs four seconds; beside our own database we remember.
     release = importlib.metadata.version("apache-airflow-core")
     stamp = home.postgres / "airflow-release"
@@ -103,34 +99,38 @@ def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
 
 def _up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
     home = deployment.home
-    running = _running(home)
+    running = processes.running(home.pids)
     _check_ports(deployment, running)
-    (home.root / "ports.json").write_text(json.dumps(asdict(deployment.ports)))
+    is_supervised = SUPERVISOR in running
     try:
-        prepare(deployment, say=say)
-        services = deployment.services()
-        for service in services:
-            if not running.get(service.name):
-                say(f"starting {service.name}")
-                processes.start(
-                    service.name,
-                    service.command,
-                    env=service.env,
-                    pids=home.pids,
-                    log=home.logs / f"{service.name}.log",
-                    niceness=service.niceness,
-                )
-        for service in services:
-            say(f"waiting for {service.name}")
-            _wait_until_ready(service, home)
+        if not is_supervised:
+            for process in processes.find(home.pids):
+                if process.name not in running:
+                    processes.kill(process)  # what it left behind holds its port, or its work
+            (home.root / "ports.json").write_text(json.dumps(asdict(deployment.ports)))
+            prepare(deployment, say=say)
+            _start_supervisor(home)
+        _wait_until_ready(deployment, say=say)
         say("unpausing Dags")
         api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
         unpaused = home.root / "unpaused.json"
         known = json.loads(unpaused.read_text()) if unpaused.exists() else []
         unpaused.write_text(json.dumps(api.unpause_in_order(STAGES, timeout_s=READY_TIMEOUT_S, known=known)))
     except BaseException:
-        _stop([process for process in processes.find(home.pids) if process.name not in running], home=home, say=say)
+        if not is_supervised:
+            _stop(home, say=say)
         raise
+
+
+def _start_supervisor(home: Home) -> None:
+    forget_state(home)
+    processes.start(
+        SUPERVISOR,
+        (sys.executable, "-m", "include.runtime.supervisor", "--home", str(home.root)),
+        env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"},
+        pids=home.pids,
+        log=home.logs / f"{SUPERVISOR}.log",
+    )
 
 
 def down(home: Home, *, say: Callable[[str], None]) -> int:
@@ -142,33 +142,18 @@ def down(home: Home, *, say: Callable[[str], None]) -> int:
     if not home.root.exists():
         return 0
     with home.held():
-        return _stop(processes.find(home.pids), home=home, say=say)
+        return _stop(home, say=say)
 
 
-def _stop(found: list[ManagedProcess], *, home: Home, say: Callable[[str], None]) -> int:
-    num_running = sum(bool(process.members()) for process in found)
-    servers = [process for process in found if process.name != "postgres"]
-    for process in servers:
-        say(f"stopping {process.name}")
-        processes.ask_to_stop(process)
-    for process in servers:
-        processes.stop(process, pids=home.pids)
-    for process in found:
-        if process.name == "postgres":
-            say("stopping PostgreSQL")
-            processes.stop(process, pids=home.pids, how=signal.SIGINT)  # a fast, clean shutdown
+def _stop(home: Home, *, say: Callable[[str], None]) -> int:
+    """Stop the supervisor, which stops what it watches; then what is left of a dead one. Return how many ran."""
+    found = processes.find(home.pids)
+    num_running = sum(bool(process.members()) for process in found if process.name != SUPERVISOR)
+    for supervisor in (process for process in found if process.name == SUPERVISOR):
+        say("stopping everything")
+        processes.stop(supervisor, pids=home.pids, grace_s=STOP_TIMEOUT_S)
+    processes.stop_all(processes.find(home.pids), pids=home.pids, say=say)
     return num_running
-
-
-def _running(home: Home) -> dict[str, ManagedProcess]:
-    """Return the processes that run; of those that died, end what they left behind."""
-    running = {}
-    for process in processes.find(home.pids):
-        if process.is_running:
-            running[process.name] = process
-        else:
-            processes.stop(process, pids=home.pids)
-    return running
 
 
 def _check_ports(deployment: Deployment, running: dict[str, ManagedProcess]) -> None:
@@ -194,27 +179,40 @@ def _check_ports(deployment: Deployment, running: dict[str, ManagedProcess]) -> 
                 ) from error
 
 
-def _wait_until_ready(service: Service, home: Home) -> None:
-    process = next(item for item in processes.find(home.pids) if item.name == service.name)
+def _wait_until_ready(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+    """Wait for the supervisor to tell that every process works.
+
+    Raises:
+        SetupError: One does not in time, or ended too often, or the supervisor ended.
+    """
+    home = deployment.home
+    names = [service.name for service in deployment.services()]
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while process.is_running and time.monotonic() < deadline:
-        if service.ready_url is None or _answers(service.ready_url):
+    while True:
+        told = read_state(home)
+        states = {state.name: state for state in told.processes} if told else {}
+        waiting = [name for name in names if name not in states or states[name].phase != "ready"]
+        if not waiting:
             return
+        say(f"waiting for {', '.join(waiting)}")
+        if told and not told.is_supervised:
+            raise _not_started(home, SUPERVISOR, "keep running; it ended")
+        for state in states.values():
+            if state.failures >= MAX_FAILED_STARTS:
+                raise _not_started(
+                    home, state.name, f"keep running; it ended {state.failures} times: {state.last_exit}"
+                )
+        if time.monotonic() > deadline:
+            raise _not_started(home, waiting[0], f"work within {READY_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
-    log = home.logs / f"{service.name}.log"
-    what = f"answer within {READY_TIMEOUT_S:.0f} s" if process.is_running else "keep running; it ended"
-    tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-    raise SetupError(
-        f"{service.name} must {what}; got {' | '.join(tail)!r}. What was started now is stopped again. See {log}."
+
+
+def _not_started(home: Home, name: str, limit: str) -> SetupError:
+    log = home.logs / f"{name}.log"
+    tail = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
+    return SetupError(
+        f"{name} must {limit}; got {' | '.join(tail)!r}. What this call started is stopped again. See {log}."
     )
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - a loopback URL of our own
-            return bool(response.status == 200)  # noqa: PLR2004 - HTTP OK
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def ports_from_environment() -> Ports:
