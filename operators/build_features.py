@@ -13,6 +13,7 @@ class BuildFeaturesOperator(PartitionOperator):
     """Computes a partition's store features as of its end and writes them into the tables `features_<view>`.
 
     Equal features make no new version; killed and run again, it ends in the same tables. Nothing runs outside the task.
+    Without store features it builds none, which it says.
 
     Args:
         model: Folder of the model below `include/models`.
@@ -32,6 +33,7 @@ class BuildFeaturesOperator(PartitionOperator):
         from include.features.build import build_features
 
         on = self.subject()
+        self.say_if_nothing_stored(on.spec)
         built = build_features(spec=on.spec, storage=on.storage, partition=on.partition, published_at=datetime.now(UTC))
         return {
             "partition": built.partition,

@@ -13,7 +13,8 @@ class CheckParityOperator(PartitionOperator):
     """Compares sampled entities between the feature tables and the online store, then publishes the features' asset.
 
     The asset's event carries `model`, `partition`, `versions` of all tables that a training set reads, `num_entities`
-    and `available_at`. The task only reads, so killing it leaves nothing behind.
+    and `available_at`. The task only reads, so killing it leaves nothing behind. Without store features it says that it
+    compares nothing, and publishes.
 
     Args:
         model: Folder of the model below `include/models`.
@@ -38,13 +39,14 @@ class CheckParityOperator(PartitionOperator):
         from include.features.parity import check_parity
 
         on = self.subject()
+        self.say_if_nothing_stored(on.spec)
         parity = check_parity(spec=on.spec, storage=on.storage, partition=on.partition)
         event = {
             "model": on.spec.name,
             "partition": parity.partition,
             "versions": current_versions(spec=on.spec, storage=on.storage),
             "num_entities": sum(parity.num_entities.values()),
-            "available_at": parity.available_at.isoformat(),
+            "available_at": parity.available_at.isoformat() if parity.available_at else None,
         }
         if "outlet_events" in context:
             context["outlet_events"][features_asset(on.spec.name)].extra = event

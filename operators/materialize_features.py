@@ -12,7 +12,8 @@ class MaterializeFeaturesOperator(PartitionOperator):
     """Writes a partition's features into Feast's online store; an older value never replaces a newer one.
 
     One SQLite transaction over all views of the model: killed, it leaves the store as it was, and running it again ends
-    in the same store. Feast itself is loaded only when the model's definitions changed.
+    in the same store. Feast itself is loaded only when the model's definitions changed. Without store features it says
+    that it writes nothing.
 
     Args:
         model: Folder of the model below `include/models`.
@@ -33,6 +34,7 @@ class MaterializeFeaturesOperator(PartitionOperator):
         from include.features.materialize import materialize
 
         on = self.subject()
+        self.say_if_nothing_stored(on.spec)
         done = materialize(spec=on.spec, storage=on.storage, partition=on.partition)
         return {
             "partition": done.partition,

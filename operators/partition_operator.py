@@ -62,3 +62,8 @@ class PartitionOperator(BaseOperator):
             storage=LakeHook(self.lake_conn_id).get_conn(),
             partition=partitions.require(self.partition, source=spec.source, model=spec.name),
         )
+
+    def say_if_nothing_stored(self, spec: ModelSpec) -> None:
+        """Log that a model without store features leaves this stage nothing to do."""
+        if not spec.features.store:
+            self.log.info("%s has no features.store: nothing to build, materialize or compare", spec.name)

@@ -57,6 +57,8 @@ def build_features(*, spec: ModelSpec, storage: Storage, partition: str, publish
         partition: Key of the partition.
         published_at: Now, aware; under `clock: replay` the end of the partition takes its place.
 
+    A model without store features has nothing to build; that its rows are there is checked all the same.
+
     Raises:
         NotFoundError: The partition was never published.
         SpecError: The SQL of a view does not return its entity and fields.
@@ -91,7 +93,7 @@ def _history(*, spec: ModelSpec, storage: Storage, partition: str, versions: Map
     keys = [partition]
     while keys[0] > spec.source.first_partition and partitions.start_of(keys[0], timezone=zone) > start:
         keys.insert(0, partitions.shift(keys[0], -1))
-    examples = load_examples(spec=spec, storage=storage, partitions=tuple(keys), versions=versions)
+    examples = load_examples(spec=spec, storage=storage, partitions=tuple(keys), versions=versions, later_labels=False)
     if not pc.any(pc.equal(examples["partition"], partition)).as_py():
         raise NotFoundError(
             f"features of {spec.name!r} for {partition} need its published rows; got none. The feature tables are "
@@ -148,10 +150,10 @@ def _available_at(*, spec: ModelSpec, storage: Storage, view: str, partition: st
 
 
 def _in_order(now: datetime, *, partition: str, moments: Mapping[str, datetime]) -> datetime:
-    """Return the moment nearest to now that leaves a second for each month between this partition and the others.
+    """Return the moment nearest to now that leaves a second for each partition between this one and the others.
 
-    The online store knows a value's partition by its moment alone, so no two partitions may share one, and every month
-    that is still to come must find its second free.
+    The online store knows a value's partition by its moment alone, so no two partitions may share one, and each that is
+    still to come must find its second free.
 
     >>> march = datetime(2024, 5, 1, 12, 0, 9)
     >>> _in_order(datetime(2024, 5, 2), partition="2013-01", moments={"2013-03": march}).time().isoformat()

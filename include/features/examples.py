@@ -1,5 +1,8 @@
 """Examples of a model, and its training set: the same features as serving, as of the moment they were available.
 
+A label may be made from rows of later partitions (`LOOKAHEAD_PARTITIONS` of features.py); until they are published, the
+example is there without its label.
+
 A store feature's age is counted from `available_at` to the moment of serving. Under `clock: wall` that moment is the
 example's own time. Under `clock: replay` the server's clock stands at the newest materialization before it, so training
 counts to there too: else a value could be fresh enough to serve but missing in training.
@@ -10,10 +13,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from include import partitions as keys
 from include.errors import NotFoundError, SpecError
 from include.features.definitions import load_definitions
 from include.features.joins import connect, positions_as_of
-from include.lake.tables import current_version, read_table
+from include.lake.tables import PARTITION_COLUMN, current_version, read_table
 from include.tasks import task_of
 
 if TYPE_CHECKING:
@@ -43,7 +47,12 @@ def current_versions(*, spec: ModelSpec, storage: Storage) -> dict[str, int]:
 
 
 def load_examples(
-    *, spec: ModelSpec, storage: Storage, partitions: tuple[str, ...], versions: Mapping[str, int] | None = None
+    *,
+    spec: ModelSpec,
+    storage: Storage,
+    partitions: tuple[str, ...],
+    versions: Mapping[str, int] | None = None,
+    later_labels: bool = True,
 ) -> pa.Table:
     """Return the examples of some partitions, one row each, ordered by time.
 
@@ -55,22 +64,30 @@ def load_examples(
         storage: Where its tables are.
         partitions: Their keys. One that was never published has no rows.
         versions: Table -> version to read; the newest where absent.
+        later_labels: Whether labels may come from partitions after these, as far as the model looks ahead. Without it
+            the result does not depend on what was published since.
 
     Raises:
         NotFoundError: A table was never written.
         SpecError: The model's SQL lacks a column that model.yaml declares.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     pinned = versions or {}
+    ahead = load_definitions(spec).lookahead_partitions if later_labels else 0
+    read = {keys.shift(key, offset) for key in partitions for offset in range(ahead + 1)}
     tables = {
         table: read_table(
             uri=storage.table(spec.name, table),
             storage_options=storage.options,
             version=pinned.get(table),
-            partitions=partitions,
+            partitions=sorted(read),
         )
         for table in spec.source.tables
     }
-    return examples_of(spec=spec, tables=tables)
+    examples = examples_of(spec=spec, tables=tables)
+    return examples.filter(pc.is_in(examples[PARTITION_COLUMN], pa.array(partitions, pa.string())))
 
 
 def examples_of(*, spec: ModelSpec, tables: Mapping[str, pa.Table]) -> pa.Table:
@@ -104,6 +121,8 @@ def training_set(
 ) -> pa.Table:
     """Return the examples that have a label, each with the store features that it would have been served.
 
+    Labels come from these partitions alone: what a later one brings was not known when the last of them was new.
+
     To the columns of `load_examples` come the store's fields, float64, null where nothing was available or where it was
     older than the view's `ttl_days`.
 
@@ -119,7 +138,7 @@ def training_set(
     """
     import pyarrow.compute as pc
 
-    examples = load_examples(spec=spec, storage=storage, partitions=partitions, versions=versions)
+    examples = load_examples(spec=spec, storage=storage, partitions=partitions, versions=versions, later_labels=False)
     examples = examples.filter(pc.is_valid(examples["label"]))
     return with_store_features(examples, spec=spec, storage=storage, versions=versions)
 

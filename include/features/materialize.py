@@ -50,12 +50,15 @@ def materialize(*, spec: ModelSpec, storage: Storage, partition: str) -> Materia
     All views change in one SQLite transaction: readers see all of it or nothing, and so does whoever comes after a
     kill. The tables are read inside it, so that of two materializations the later one has read the later state.
     Repeating it, in any order of partitions, ends in the same store. Entities that a corrected partition no longer has
-    get back the newest value of the partitions before.
+    get back the newest value of the partitions before. A model without store features has no online tables: nothing is
+    written, and neither Feast nor the store's file is touched.
 
     Raises:
         NotFoundError: The partition's features were never built.
         SetupError: The lake is in an object store.
     """
+    if not spec.features.store:
+        return Materialized(partition=partition, num_entities={}, num_written=0, num_withdrawn=0)
     for view in spec.features.store:
         _require_built(spec=spec, storage=storage, view=view, partition=partition)
     ensure_applied(spec=spec, storage=storage)

@@ -31,27 +31,30 @@ class Parity:
         num_sampled: View -> entities compared.
         num_values: Values compared, each with its time.
         num_entities: View -> entities of the partition.
-        available_at: When the partition's features could first be served; of the latest view.
+        available_at: When the partition's features could first be served; of the latest view. None without views.
     """
 
     partition: str
     num_sampled: Mapping[str, int]
     num_values: int
     num_entities: Mapping[str, int]
-    available_at: datetime
+    available_at: datetime | None
 
 
 def check_parity(*, spec: ModelSpec, storage: Storage, partition: str) -> Parity:
     """Compare sampled entities of a partition between the feature tables and the online store, value and time.
 
     Of each view up to `features.parity_samples` entities are drawn, the same ones each time. What is expected online is
-    the newest row that the tables hold of an entity, which a later partition may have brought.
+    the newest row that the tables hold of an entity, which a later partition may have brought. A model without store
+    features has nothing to compare, and is equal.
 
     Raises:
         GateError: A value or its time differs.
         InconclusiveError: A view has no entity to compare.
         NotFoundError: Nothing was materialized yet.
     """
+    if not spec.features.store:
+        return Parity(partition=partition, num_sampled={}, num_values=0, num_entities={}, available_at=None)
     num_sampled: dict[str, int] = {}
     num_entities: dict[str, int] = {}
     moments: list[datetime] = []

@@ -44,8 +44,14 @@ class RolloutSpec(Frozen):
 
 
 class DriftSpec(Frozen):
-    """What counts as drift of one partition against the champion's training data."""
+    """What counts as drift of what was served against the champion's training data."""
 
+    window_partitions: int = Field(
+        default=1,
+        gt=0,
+        description="How many of the newest partitions whose labels are due are measured together; the expected gain "
+        "needs at least ten days.",
+    )
     max_input_psi: float = Field(default=0.2, gt=0, description="Population stability index of an input, nats.")
     max_prediction_psi: float = Field(
         default=0.2,

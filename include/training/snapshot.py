@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from include import partitions
 from include.errors import CorruptArtifactError, NotFoundError, PartitionError
+from include.features.definitions import load_definitions
 from include.features.examples import current_versions, training_set
 from include.lake.content import content_hash
 from include.lake.files import read_bytes, write_bytes
@@ -86,7 +87,7 @@ def build_snapshot(*, spec: ModelSpec, storage: Storage, window: tuple[str, ...]
     """Write the point-in-time training set of a window; equal rows from equal versions are written once.
 
     Raises:
-        PartitionError: A partition of the window has no labelled rows.
+        PartitionError: A partition of the window, whose labels are due by its end, has no labelled rows.
         NotFoundError: A table was never written.
     """
     versions = current_versions(spec=spec, storage=storage)
@@ -168,7 +169,8 @@ def source_partitions(*, spec: ModelSpec, storage: Storage) -> tuple[str, ...]:
 def _require_rows(table: pa.Table, *, spec: ModelSpec, window: tuple[str, ...]) -> None:
     import pyarrow.compute as pc
 
-    empty = sorted(set(window) - set(pc.unique(table["partition"]).to_pylist()))
+    due = window[: max(1, len(window) - load_definitions(spec).lookahead_partitions)]
+    empty = sorted(set(due) - set(pc.unique(table["partition"]).to_pylist()))
     if empty:
         raise PartitionError(
             f"every partition of the window {window[0]} to {window[-1]} of {spec.name!r} must have labelled rows; got "
