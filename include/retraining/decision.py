@@ -75,7 +75,7 @@ def decide(
     Without a champion: `bootstrap` as soon as a training window is published. With one: `retrain` if there is a symptom
     (its loss rose, it is worse than a constant, inputs or scores drifted) *and* an expected gain that is large enough
     and surely above 0, and nothing forbids it (an older partition, the cool-down, the budget). A symptom alone never
-    retrains: seasons move the weather every month. What cannot be measured is `inconclusive`, which trains nothing.
+    retrains: seasons move the weather all the time. What cannot be measured is `inconclusive`, which trains nothing.
 
     Args:
         spec: The model, with its limits.
@@ -191,10 +191,12 @@ def find_blocks(
         ends = partitions.shift(champion_window_end, cooldown)
         if partition <= ends:
             found.append(f"cool-down: champion's window ended with {champion_window_end}, next training after {ends}")
-    year = partitions.window(partition, 12)
-    spent = sorted({key for key in history.trained if key in year and key != partition})
+    year = partitions.PER_YEAR[partitions.grain_of(partition)]
+    begins = partitions.shift(partition, 1 - year)
+    spent = sorted({key for key in history.trained if begins <= key < partition})
     if len(spent) >= spec.retraining.max_per_year:
-        found.append(f"budget: {len(spent)} of {spec.retraining.max_per_year} trainings within 12 partitions are spent")
+        budget = spec.retraining.max_per_year
+        found.append(f"budget: {len(spent)} of {budget} trainings within {year} partitions are spent")
     return tuple(found)
 
 
