@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from include.runtime.services import Deployment
     from include.spec import ModelSpec
 
-MONTH_TIMEOUT_S = 240.0
 _POLL_S = 0.25
 _FAILED = ["failed"]
 
@@ -39,6 +38,8 @@ class Loop:
         say: Told what is happening, several times a second.
         tell: Told what has happened, once.
         max_flights: Land and ask for only so many flights a month; None for all.
+        month_timeout_s: Longest time between two events of a month.
+        outage_s: For how long servers may be away.
     """
 
     deployment: Deployment
@@ -46,6 +47,8 @@ class Loop:
     say: Callable[[str], None]
     tell: Callable[[str], None] = field(default=lambda _: None)
     max_flights: int | None = None
+    month_timeout_s: float = 240.0
+    outage_s: float = 0.0
     traffic: dict[str, Traffic] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds of each month, landing to closed and answered."""
@@ -77,7 +80,7 @@ class Loop:
     def api(self) -> AirflowApi:
         """The deployment's Airflow."""
         secrets = self.deployment.secrets
-        return AirflowApi(base_url=self.deployment.airflow_url, password=secrets.admin_password)
+        return AirflowApi(base_url=self.deployment.airflow_url, password=secrets.admin_password, outage_s=self.outage_s)
 
     @property
     def _spec(self) -> ModelSpec:
@@ -116,6 +119,7 @@ class Loop:
             base_url=self.deployment.model_server_url,
             partition=month,
             max_flights=self.max_flights,
+            outage_s=self.outage_s,
         )
         self.traffic[month] = traffic
         traffic.start()
@@ -124,7 +128,14 @@ class Loop:
         server = ModelServerClient(
             base_url=self.deployment.model_server_url, admin_token=self.deployment.secrets.model_server_token
         )
-        return server.get_routes(model=MODEL)
+        until_s = time.monotonic() + self.outage_s
+        while True:
+            try:
+                return server.get_routes(model=MODEL)
+            except ServiceError:
+                if time.monotonic() >= until_s:
+                    raise
+            time.sleep(_POLL_S)
 
     def champion(self) -> str | None:
         """Return the version that the model server routes."""
@@ -137,13 +148,13 @@ class Loop:
             self.traffic[following].requests_per_s = COMPARED_REQUESTS_PER_S if is_needed else IDLE_REQUESTS_PER_S
 
     def _wait_for_event(self, asset: str, month: str) -> None:
-        deadline = time.monotonic() + MONTH_TIMEOUT_S
+        deadline = time.monotonic() + self.month_timeout_s
         while month not in [event["partition_key"] for event in self.events(asset)]:
             self._tell_progress(month)
             self._pace_traffic(partitions.shift(month, 1))
             if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{month} must reach {MODEL}.{asset} within {MONTH_TIMEOUT_S:.0f} s; got no such event. "
+                    f"{month} must reach {MODEL}.{asset} within {self.month_timeout_s:.0f} s; got no such event. "
                     f"Logs are in {self.deployment.home.logs / 'tasks'}."
                 )
             time.sleep(_POLL_S)
@@ -165,7 +176,7 @@ class Loop:
         return [run for run in found if run.get("partition_key") == month]
 
     def _wait_for_run(self, dag_id: str, run_id: str) -> None:
-        deadline = time.monotonic() + MONTH_TIMEOUT_S
+        deadline = time.monotonic() + self.month_timeout_s
         while (state := self.api.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]) != "success":
             if state in _FAILED or time.monotonic() > deadline:
                 raise ServiceError(f"{dag_id} {run_id} must succeed; got {state}. See {self.deployment.home.logs}.")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from include.demo.flights import month_files
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from include.spec import ModelSpec
 
 ROWS_PER_REQUEST = 8
+_REPEAT_AFTER_S = 0.2
 CONCURRENCY = 4
 IDLE_REQUESTS_PER_S = 10.0
 """Pace while the month before is being decided on: the callers must last until there is something to compare."""
@@ -38,16 +40,20 @@ class Traffic:
         base_url: The model server.
         partition: A month of 2013.
         max_flights: Ask for only so many of its flights; None for all.
+        outage_s: For how long a caller asks again, with the same request id, when the server is away.
     """
 
     spec: ModelSpec
     base_url: str
     partition: str
     max_flights: int | None = None
+    outage_s: float = 0.0
     num_answers: Counter[str] = field(default_factory=Counter)
     """Answers by model version."""
     num_errors: Counter[int] = field(default_factory=Counter)
     """Answers that were no prediction, by HTTP status."""
+    num_repeats: int = 0
+    """Requests sent again because the server was away."""
     latencies_ms: list[float] = field(default_factory=list)
     span: tuple[float, float] = (0.0, 0.0)
     """When the first request was sent and the last was answered, Unix seconds."""
@@ -99,14 +105,31 @@ class Traffic:
             body = pending.get_nowait()
             self._next_at = max(self._next_at, time.monotonic()) + 1 / self.requests_per_s
             await asyncio.sleep(self._next_at - time.monotonic())
-            before = time.perf_counter()
-            async with session.post(f"/v2/models/{self.spec.name}/infer", json=body) as response:
-                answer = await response.json()
-            self.latencies_ms.append((time.perf_counter() - before) * 1e3)
-            if response.ok:
+            status, answer = await self._ask(session, body)
+            if status == HTTPStatus.OK:
                 self.num_answers[answer["model_version"]] += 1
             else:
-                self.num_errors[response.status] += 1
+                self.num_errors[status] += 1
+
+    async def _ask(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return status and answer of a request, asked again while the server is away or still loads its models."""
+        import aiohttp
+
+        until_s = time.monotonic() + self.outage_s
+        while True:
+            before = time.perf_counter()
+            try:
+                async with session.post(f"/v2/models/{self.spec.name}/infer", json=body) as response:
+                    answer = await response.json()
+            except aiohttp.ClientError:
+                if time.monotonic() >= until_s:
+                    raise
+            else:
+                if response.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() >= until_s:
+                    self.latencies_ms.append((time.perf_counter() - before) * 1e3)
+                    return response.status, answer
+            self.num_repeats += 1
+            await asyncio.sleep(_REPEAT_AFTER_S)
 
 
 def month_requests(spec: ModelSpec, *, partition: str, max_flights: int | None = None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -32,11 +33,13 @@ class AirflowApi:
         base_url: Where it is.
         password: Of the user.
         username: Who it acts as.
+        outage_s: For how long a question waits for a server that is away; what changes something is never repeated.
     """
 
     base_url: str
     password: str = field(repr=False)
     username: str = "admin"
+    outage_s: float = 0.0
     _token: str = field(default="", init=False, repr=False)
 
     def get(self, path: str, **query: str | int | list[str]) -> Any:
@@ -154,7 +157,7 @@ class AirflowApi:
         accepted: Collection[int] = (),
     ) -> Any:
         """Return the JSON answer; None for a status that the caller accepts."""
-        attempt = 0
+        attempt, until_s = 0, time.monotonic() + (self.outage_s if method == "GET" else 0.0)
         while True:
             attempt += 1
             try:
@@ -163,21 +166,21 @@ class AirflowApi:
             except urllib.error.HTTPError as error:
                 if error.code in accepted:
                     return None
-                if not self._may_repeat(method, error.code, attempt):
+                is_away = error.code >= HTTPStatus.INTERNAL_SERVER_ERROR and time.monotonic() < until_s
+                if not is_away and not self._may_repeat(method, error.code, attempt):
                     detail = error.read().decode(errors="replace")[:500]
                     raise ServiceError(f"{method} {path} must succeed; got HTTP {error.code}: {detail}.") from error
-            except OSError as error:
-                raise ServiceError(f"Airflow must answer at {self.base_url}; got {error}. Is it up?") from error
+            except (OSError, http.client.HTTPException) as error:
+                if time.monotonic() >= until_s:
+                    raise ServiceError(f"Airflow must answer at {self.base_url}; got {error}. Is it up?") from error
+            time.sleep(_REPEAT_AFTER_S)
 
     def _may_repeat(self, method: str, status: int, attempt: int) -> bool:
         if status == HTTPStatus.UNAUTHORIZED and attempt == 1:
             self._token = ""  # it has expired
             return True
         # Airflow 3.3.2 answers 500 about an event's Dag runs as long as one of them is queued and has no start yet.
-        if method == "GET" and status == HTTPStatus.INTERNAL_SERVER_ERROR and attempt <= _MAX_REPEATS:
-            time.sleep(_REPEAT_AFTER_S)
-            return True
-        return False
+        return method == "GET" and status == HTTPStatus.INTERNAL_SERVER_ERROR and attempt <= _MAX_REPEATS
 
     def _login(self) -> str:
         body = {"username": self.username, "password": self.password}
