@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from include.rollout.ledger import Entry, Ledger
 
 KIND = "alert"
+DEFAULT_CHANNEL = "#ml-alerts"
 MAX_TEXT_CHARS = 3000
 """Slack cuts longer messages; so does the ledger's reader's patience."""
 

@@ -2,19 +2,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, BaseNotifier
+from airflow.sdk import BaseNotifier
 
-from include.alerts.delivery import Alert, deliver
+from include.alerts.delivery import DEFAULT_CHANNEL, Alert, deliver
 from operators.hooks.ledger import LedgerHook
+from operators.hooks.slack import SlackHook
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import Context
-
-    from include.alerts.slack import SlackPoster
-
-DEFAULT_CHANNEL = "#ml-alerts"
 
 
 class SlackNotifier(BaseNotifier):
@@ -28,7 +25,6 @@ class SlackNotifier(BaseNotifier):
         channel: Slack's channel.
         slack_conn_id: Connection whose password is the bot's token; it may be missing. Its extra may name `base_url`.
         ledger_conn_id: Connection of the ledger.
-        base_url: Where the Slack Web API is, over the connection's.
     """
 
     template_fields: Sequence[str] = ("model", "text", "channel")
@@ -39,9 +35,8 @@ class SlackNotifier(BaseNotifier):
         model: str,
         text: str | None = None,
         channel: str = DEFAULT_CHANNEL,
-        slack_conn_id: str = "slack_default",
-        ledger_conn_id: str = "tradewind_ledger",
-        base_url: str | None = None,
+        slack_conn_id: str = SlackHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -50,7 +45,6 @@ class SlackNotifier(BaseNotifier):
         self.channel = channel
         self.slack_conn_id = slack_conn_id
         self.ledger_conn_id = ledger_conn_id
-        self.base_url = base_url
 
     def notify(self, context: Context) -> None:
         """Tell the alert of a task, once for each try."""
@@ -70,22 +64,9 @@ class SlackNotifier(BaseNotifier):
             channel=self.channel,
             text=str(text),
         )
-        deliver(alert, ledger=LedgerHook(self.ledger_conn_id).get_conn(), poster=self._poster())
-
-    def _poster(self) -> SlackPoster | None:
-        """Return what posts to Slack; None where no connection or no token is set."""
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        from include.alerts.slack import DEFAULT_BASE_URL, SlackPoster
-
-        try:
-            connection = BaseHook.get_connection(self.slack_conn_id)
-        except AirflowNotFoundException:
-            return None
-        if not connection.password:
-            return None
-        base_url = self.base_url or connection.extra_dejson.get("base_url") or DEFAULT_BASE_URL
-        return SlackPoster(token=connection.password, base_url=base_url)
+        deliver(
+            alert, ledger=LedgerHook(self.ledger_conn_id).get_conn(), poster=SlackHook(self.slack_conn_id).get_conn()
+        )
 
 
 def alert_on_failure(model: str) -> SlackNotifier:

@@ -89,13 +89,6 @@ def test_a_text_is_templated(ledger: Ledger, slack: FakeSlack) -> None:
 
 
 @pytest.mark.usefixtures("token")
-def test_base_url_of_the_notifier_is_over_the_connections(slack: FakeSlack, free_port: int, ledger: Ledger) -> None:
-    SlackNotifier(model="flight_delays", text="x", base_url=f"http://127.0.0.1:{free_port}/api/")(context())
-    assert slack.messages == []
-    assert "Connection refused" in ledger.entries()[0].evidence["problem"]
-
-
-@pytest.mark.usefixtures("token")
 def test_a_slack_that_fails_does_not_fail_the_callback(slack: FakeSlack, ledger: Ledger) -> None:
     slack.status = 503
     alert_on_failure("flight_delays")(context())
