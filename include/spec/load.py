@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
 
 from include.errors import NotFoundError, SpecError
+from include.models import FOLDER
 from include.spec.errors import explain, nearest
 from include.spec.model import SCHEMA_VERSION, ModelSpec
 
-MODELS_DIR = Path(__file__).parents[1] / "models"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODELS_DIR = FOLDER
 
 
 def model_names(models_dir: Path = MODELS_DIR) -> list[str]:

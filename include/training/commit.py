@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.models import FOLDER as MODELS_DIR
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -18,8 +20,10 @@ _HASH_CHARS = 12
 _TIMEOUT_S = 20
 
 
-def current_commit(folder: Path = _CODE) -> str:
+def current_commit(folder: Path = _CODE, models_dir: Path = MODELS_DIR) -> str:
     """Return the commit of the code in a folder, so that two states of the code are never one commit.
+
+    Models in another folder, which TRADEWIND_MODELS names, add `+models-<hash>` of their code.
 
     An image names it in TRADEWIND_COMMIT. Code that differs from its commit, by files that git does not track yet too,
     gets a suffix that names the difference. Where git cannot tell (it is missing, refuses a folder of another owner, or
@@ -27,6 +31,14 @@ def current_commit(folder: Path = _CODE) -> str:
     """
     if named := os.environ.get(VARIABLE):
         return named
+    commit = _commit_of(folder)
+    if models_dir.is_relative_to(_CODE):
+        return commit
+    models = (path for path in models_dir.rglob("*") if path.suffix in _CODE_SUFFIXES)
+    return f"{commit}+models-{_digest(b'', folder=models_dir, files=models)}"
+
+
+def _commit_of(folder: Path) -> str:
     head = _git(folder, "rev-parse", "HEAD")
     difference = _git(folder, "diff", "HEAD", "--", ".")
     untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
