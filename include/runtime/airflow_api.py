@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
 _PAGE = 100
@@ -69,10 +69,10 @@ class AirflowApi:
         stages: tuple[str, ...],
         *,
         timeout_s: float,
-        known: Container[str] = (),
+        known: Collection[str] = (),
         models: Collection[str] | None = None,
     ) -> list[str]:
-        """Wait until every stage has a Dag, then unpause those that are not `known`, stage by stage; return all Dags.
+        """Wait until every stage has a Dag, then unpause those that are not `known`, stage by stage; return all known.
 
         A Dag that is known was unpaused before: if it is paused now, a person wants it so.
 
@@ -95,11 +95,11 @@ class AirflowApi:
                 )
             time.sleep(0.25)
         found = self.dag_ids()
-        for stage in stages:
-            for dag_id, is_paused in found.items():
-                if is_paused and _is_of(dag_id, stage, models) and dag_id not in known:
-                    self.patch(f"dags/{dag_id}", {"is_paused": False})
-        return sorted(found)
+        chosen = [dag_id for stage in stages for dag_id in found if _is_of(dag_id, stage, models)]
+        for dag_id in chosen:
+            if found[dag_id] and dag_id not in known:
+                self.patch(f"dags/{dag_id}", {"is_paused": False})
+        return sorted({*known, *chosen})
 
     def asset_events(self, name: str) -> list[dict[str, Any]]:
         """Return an asset's newest 100 events, oldest first; empty when nothing has emitted one."""

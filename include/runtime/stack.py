@@ -21,7 +21,7 @@ from include.runtime.services import LOOPBACK, Deployment, Ports
 from include.runtime.state import SUPERVISOR, forget_state, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from include.runtime.processes import ManagedProcess
@@ -33,6 +33,8 @@ MAX_FAILED_STARTS = 3
 """Ends in a row after which `up` says that a process does not start."""
 STAGES = ("monitor", "deploy", "train", "materialize", "rollback", "score", "ingest")
 """Order of unpausing: a paused consumer loses asset events for ever, so the producers come last."""
+UPKEEP = ("reconcile",)
+"""Dags of all models, unpaused after those that they look after."""
 
 
 def open_deployment(root: Path, *, ports: Ports) -> Deployment:
@@ -87,17 +89,22 @@ def _run_beside(name: str, command: tuple[str, ...], env: dict[str, str], *, hom
         return subprocess.Popen(command, env=env, cwd=home.root, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
 
-def up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+def up(deployment: Deployment, *, say: Callable[[str], None], models: Collection[str] | None = None) -> None:
     """Start what does not run yet, wait until all of it answers, and unpause the Dags.
+
+    Args:
+        deployment: What to start.
+        say: Told what is happening.
+        models: Unpause these models' Dags and no others; None: all Dags, those that look after all models included.
 
     Raises:
         SetupError: A port is taken, a server ends or does not answer; what this call started is stopped again.
     """
     with deployment.home.held():
-        _up(deployment, say=say)
+        _up(deployment, say=say, models=models)
 
 
-def _up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collection[str] | None) -> None:
     home = deployment.home
     running = processes.running(home.pids)
     _check_ports(deployment, running)
@@ -115,7 +122,9 @@ def _up(deployment: Deployment, *, say: Callable[[str], None]) -> None:
         api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
         unpaused = home.root / "unpaused.json"
         known = json.loads(unpaused.read_text()) if unpaused.exists() else []
-        unpaused.write_text(json.dumps(api.unpause_in_order(STAGES, timeout_s=READY_TIMEOUT_S, known=known)))
+        stages = STAGES if models is not None else (*STAGES, *UPKEEP)
+        known = api.unpause_in_order(stages, timeout_s=READY_TIMEOUT_S, known=known, models=models)
+        unpaused.write_text(json.dumps(known))
     except BaseException:
         if not is_supervised:
             _stop(home, say=say)
