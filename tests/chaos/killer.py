@@ -1,4 +1,4 @@
-"""Kills the process of a running task with SIGKILL, once for each of some targets."""
+"""Kills what a deployment consists of with SIGKILL, at moments that a seed decides, and watches it come back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,47 @@ import re
 import signal
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from include.errors import TradewindError
+from include.runtime import processes, stack
+from include.runtime.state import SUPERVISOR, read_state
+from include.serving.client import ModelServerClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from include.runtime.airflow_api import AirflowApi
+    from include.runtime.services import Deployment
+
+RECOVERY_TIMEOUT_S = 240.0
+MAX_AT_ONCE = 2
+"""How many victims may be down at the same moment."""
+_LOOK_EVERY_S = 0.1
+_IN_HAND = ("queued", "running")
 
 
-class Killer(threading.Thread):
+@dataclass(kw_only=True)
+class Kill:
+    """One SIGKILL.
+
+    Args:
+        kind: `task`, or the service.
+        victim: `stage.task`, or the service.
+        at_s: Seconds since the killing began.
+        recovered_s: Seconds until it worked again; None: it did not in time.
+    """
+
+    kind: str
+    victim: str
+    at_s: float
+    recovered_s: float | None = None
+
+
+class TaskKiller(threading.Thread):
     """Waits for a running task of each target, lets it go on for a moment, and kills it.
 
     Args:
@@ -24,30 +57,36 @@ class Killer(threading.Thread):
         seed: Decides how long each victim may go on.
     """
 
-    def __init__(self, *, api: AirflowApi, targets: tuple[str, ...], seed: int) -> None:
+    def __init__(self, *, api: AirflowApi, targets: Sequence[str], seed: int) -> None:
         super().__init__(daemon=True)
         self._api = api
         self._left = list(targets)
         self._random = random.Random(seed)
         self._ended = threading.Event()
-        self.victims: dict[str, str] = {}
+        self._began_s = time.monotonic()
+        self._watchers: list[threading.Thread] = []
+        self.kills: list[Kill] = []
 
     def run(self) -> None:
-        while self._left and not self._ended.is_set():
-            for task in self._running():
+        while self._left and not self._ended.wait(_LOOK_EVERY_S / 2):
+            for task in _tasks(self._api, "running"):
                 name = f"{task['dag_id'].split('_', 1)[0]}.{task['task_id']}"
                 target = next((pattern for pattern in self._left if re.fullmatch(pattern, name)), None)
                 if target and self._kill(task["pid"]):
                     self._left.remove(target)
-                    self.victims[target] = name
-            self._ended.wait(0.02)
+                    kill = Kill(kind="task", victim=name, at_s=time.monotonic() - self._began_s)
+                    self.kills.append(kill)
+                    self._watchers.append(_watch(kill, partial(_has_gone_on, self._api, task)))
 
     def stop(self) -> None:
         self._ended.set()
-        self.join()
+        for thread in (self, *self._watchers):
+            thread.join()
 
-    def _running(self) -> list[dict[str, object]]:
-        return list(self._api.get("dags/~/dagRuns/~/taskInstances", state="running", limit=50)["task_instances"])
+    @property
+    def left(self) -> list[str]:
+        """Targets of which no task has been killed."""
+        return list(self._left)
 
     def _kill(self, pid: object) -> bool:
         """Kill a task's process unless it has ended; return whether it was killed."""
@@ -59,3 +98,128 @@ class Killer(threading.Thread):
             return False
         os.kill(pid, signal.SIGKILL)
         return True
+
+
+class ServiceKiller(threading.Thread):
+    """Kills a shuffled deck of services while the months go by; whatever is left of it, after the last one.
+
+    Args:
+        deployment: A running deployment.
+        api: Its Airflow.
+        deck: Names of services, each as often as it shall be killed.
+        num_months: Over how many months the deck is spread.
+        gap_s: Shortest and longest pause between two kills.
+        seed: Decides the order and the pauses.
+    """
+
+    def __init__(
+        self,
+        *,
+        deployment: Deployment,
+        api: AirflowApi,
+        deck: Sequence[str],
+        num_months: int,
+        gap_s: tuple[float, float],
+        seed: int,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._deployment, self._api, self._gap_s = deployment, api, gap_s
+        self._random = random.Random(seed)
+        self._deck = self._random.sample(list(deck), len(deck))
+        self._num_a_month = -(-len(deck) // num_months)
+        self._allowed = 0
+        self._ended = threading.Event()
+        self._began_s = time.monotonic()
+        self._watchers: list[tuple[Kill, threading.Thread]] = []
+
+    @property
+    def kills(self) -> list[Kill]:
+        return [kill for kill, _ in self._watchers]
+
+    def begin_month(self) -> None:
+        """Allow the kills of one more month."""
+        self._allowed += self._num_a_month
+
+    def finish(self) -> None:
+        """Kill what is left, then wait until everything works again."""
+        self._allowed = len(self._deck) + len(self._watchers)
+        self.join()
+        for _, thread in self._watchers:
+            thread.join()
+
+    def stop(self) -> None:
+        """Kill nothing more; for a run that failed."""
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while self._deck and not self._ended.wait(self._random.uniform(*self._gap_s)):
+            down = {kill.victim for kill, thread in self._watchers if thread.is_alive()}
+            victim = next((name for name in self._deck if name not in down), None)
+            if len(self._watchers) < self._allowed and len(down) < MAX_AT_ONCE and victim and self._kill(victim):
+                self._deck.remove(victim)
+
+    def _kill(self, victim: str) -> bool:
+        home = self._deployment.home
+        process = processes.running(home.pids).get(victim)
+        if process is None:
+            return False
+        in_hand = _in_hand(self._api) if victim == "scheduler" else []
+        if not process.is_running:
+            return False
+        os.kill(process.pid, signal.SIGKILL)
+        kill = Kill(kind=victim, victim=victim, at_s=time.monotonic() - self._began_s)
+
+        def is_back() -> bool:
+            if victim == SUPERVISOR:
+                stack.up(self._deployment, say=lambda _: None)
+                return True
+            told = read_state(home)
+            now = next((state for state in told.processes if state.name == victim), None) if told else None
+            if now is None or now.phase != "ready" or now.pid == process.pid:
+                return False
+            if victim == "model-server":
+                return ModelServerClient(base_url=self._deployment.model_server_url).is_ready()
+            return all(_has_gone_on(self._api, task) for task in in_hand)
+
+        self._watchers.append((kill, _watch(kill, is_back)))
+        return True
+
+
+def _watch(kill: Kill, is_back: Callable[[], bool]) -> threading.Thread:
+    """Measure, in a thread, how long it takes until something works again."""
+    killed_s = time.monotonic()
+
+    def wait() -> None:
+        while time.monotonic() - killed_s < RECOVERY_TIMEOUT_S:
+            try:
+                done = is_back()
+            except TradewindError:
+                done = False  # somebody else is away too
+            if done:
+                kill.recovered_s = time.monotonic() - killed_s
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+    thread = threading.Thread(target=wait, daemon=True, name=f"watch-{kill.victim}")
+    thread.start()
+    return thread
+
+
+def _tasks(api: AirflowApi, *states: str) -> list[dict[str, Any]]:
+    return list(api.get("dags/~/dagRuns/~/taskInstances", state=list(states), limit=50)["task_instances"])
+
+
+def _in_hand(api: AirflowApi) -> list[dict[str, Any]]:
+    try:
+        return _tasks(api, *_IN_HAND)
+    except TradewindError:
+        return []  # the API server is away as well
+
+
+def _has_gone_on(api: AirflowApi, task: dict[str, Any]) -> bool:
+    """Return whether a task that was in hand at a kill is at a later try or state."""
+    path = f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
+    now = api.get(path)
+    is_later = now["try_number"] > task["try_number"] and now["state"] in ("running", "success", "deferred")
+    return is_later or now["state"] in ("success", "skipped", "failed", "deferred")

@@ -1,45 +1,70 @@
-"""Whatever is killed, the tables, the online store, the aliases and the routes end as if nothing had been."""
+"""Whatever is killed, tables, online store, decisions, aliases and routes end as if nothing had been.
+
+`TRADEWIND_CHAOS_MONTHS`, `_KILLS` and `_SEED` make a shorter or another run; only a full one is written down.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.loop import Loop
-from include.demo.state import serving_state, table_digests
+from include.demo.state import table_digests
 from include.features.build import build_features
 from include.features.materialize import materialize
 from include.features.store import content_hash, open_store
 from include.lake.ingest import ingest_partition
 from include.runtime import stack
 from include.runtime.airflow_api import AirflowApi
-from include.serving.client import ModelServerClient
 from include.spec import load_spec
 from include.validation.partition import check_partition, publish_partition
-from tests.chaos.killer import Killer
+from tests.chaos import report
+from tests.chaos.killer import ServiceKiller, TaskKiller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from include.lake.storage import Storage
     from include.runtime.services import Deployment
 
-SEED = 2013
+FULL_NUM_MONTHS = 7
+NUM_MONTHS = int(os.environ.get("TRADEWIND_CHAOS_MONTHS", FULL_NUM_MONTHS))
+SEED = int(os.environ.get("TRADEWIND_CHAOS_SEED", "2013"))
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "chaos.json"
+MIN_KILLS = 40
+OUTAGE_S = 180.0
+GAP_S = (1.0, 5.0)
 MAX_FLIGHTS = 3000
 EARLY_TARGETS = (r"ingest\.(ingest|validate)", r"materialize\..*")
 TARGETS = (
-    *EARLY_TARGETS,
-    r"monitor\.decide",
-    r"train\.(snapshot|evaluate|compress|register)",
-    r"train\.train",
-    r"deploy\.deploy",
-    r"deploy\.shift_\d+",
+    *(r"ingest\.ingest", r"ingest\.validate"),
+    *(r"materialize\.build_features", r"materialize\.(materialize_features|check_parity)"),
+    *(r"monitor\.decide", r"monitor\.publish_.*", r"monitor\.decide"),
+    *(r"train\.snapshot", r"train\.train", r"train\.train", r"train\.(evaluate|compress)", r"train\.register"),
+    *(r"deploy\.deploy", r"deploy\.shift_\d+", r"deploy\.promote"),
 )
+"""What a loop of two trainings runs."""
+DECK = (
+    *("scheduler",) * 6,
+    *("triggerer",) * 4,
+    *("api-server",) * 5,
+    *("dag-processor",) * 3,
+    *("model-server",) * 6,
+    *("postgres",) * 5,
+    *("mlflow",) * 2,
+    *("supervisor",) * 3,
+)
+CHOSEN_DECK = DECK[:: max(1, len(DECK) // int(os.environ.get("TRADEWIND_CHAOS_KILLS", len(DECK))))]
 
 
 @pytest.fixture
@@ -58,16 +83,8 @@ def deploy(short_tmp_path: Path) -> Iterator[Callable[[str], Deployment]]:
         stack.down(deployment.home, say=lambda _: None)
 
 
-def run_loop(
-    deployment: Deployment, months: tuple[str, ...], *, kill: tuple[str, ...] = (), max_flights: int | None = None
-) -> dict[str, str]:
-    """Run the months; return which task was killed for each target."""
-    api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
-    killer = Killer(api=api, targets=kill, seed=SEED)
-    killer.start()
-    Loop(deployment=deployment, months=months, say=lambda _: None, max_flights=max_flights).run()
-    killer.stop()
-    return killer.victims
+def airflow_of(deployment: Deployment) -> AirflowApi:
+    return AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password, outage_s=OUTAGE_S)
 
 
 def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[str, str], str]:
@@ -90,10 +107,13 @@ def test_two_kills_leave_the_same_tables_and_online_store(
 ) -> None:
     months = ("2013-01",)
     deployment = deploy("killed")
+    killer = TaskKiller(api=airflow_of(deployment), targets=EARLY_TARGETS, seed=SEED)
+    killer.start()
 
-    victims = run_loop(deployment, months, kill=EARLY_TARGETS, max_flights=MAX_FLIGHTS)
+    Loop(deployment=deployment, months=months, say=lambda _: None, max_flights=MAX_FLIGHTS).run()
 
-    assert set(victims) == set(EARLY_TARGETS)
+    killer.stop()
+    assert len(killer.kills) == len(EARLY_TARGETS)
     spec, killed = load_spec(MODEL), deployment.home.storage
     tables, online = undisturbed_tables(storage, months)
     assert table_digests(spec=spec, storage=killed) == tables
@@ -101,28 +121,77 @@ def test_two_kills_leave_the_same_tables_and_online_store(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
-def test_a_kill_in_each_stage_leaves_the_same_end(deploy: Callable[[str], Deployment]) -> None:
-    """The whole loop: two trainings, a bootstrap, a canary."""
-    spec = load_spec(MODEL)
-    months = partitions.window("2013-07", 7)
-    ends, victims = [], {}
-    for name, kill in (("undisturbed", ()), ("killed", TARGETS)):
-        deployment = deploy(name)
-        victims |= run_loop(deployment, months, kill=kill)
-        storage = deployment.home.storage
-        server = ModelServerClient(
-            base_url=deployment.model_server_url, admin_token=deployment.secrets.model_server_token
+@pytest.mark.timeout(1500)
+def test_kills_over_the_whole_loop_leave_the_same_end(deploy: Callable[[str], Deployment]) -> None:
+    """Two trainings, a bootstrap, a canary; everything that runs is killed, several times."""
+    months = partitions.window(partitions.shift("2013-01", NUM_MONTHS - 1), NUM_MONTHS)
+
+    calm = deploy("undisturbed")
+    began_s = time.monotonic()
+    run_months(calm, months)
+    calm_s, undisturbed = time.monotonic() - began_s, report.end_state(calm)
+    stack.down(calm.home, say=lambda _: None)
+
+    deployment = deploy("killed")
+    began_s = time.monotonic()
+    loop, kills, left = run_under_kills(deployment, months)
+    run: dict[str, Any] = {
+        "seed": SEED,
+        "months": len(months),
+        "seconds": {"undisturbed": round(calm_s, 1), "killed": round(time.monotonic() - began_s, 1)},
+        "num_kills": len(kills),
+        "victims": report.summary(kills),
+        "requests": report.requests(loop),
+        "equal": report.compare(undisturbed, report.end_state(deployment)),
+        "kills": [asdict(kill) for kill in kills],
+    }
+
+    document = json.dumps({"machine": report.machine(), "runs": [run]}, indent=1) + "\n"
+    console = Console(width=100, highlight=False)
+    console.print(*report.tables(run))
+    console.print({key: run[key] for key in ("num_kills", "seconds", "requests")})
+    console.print("tasks killed:", ", ".join(kill.victim for kill in kills if kill.kind == "task"))
+    if NUM_MONTHS == FULL_NUM_MONTHS and len(kills) >= MIN_KILLS:
+        BENCHMARK.write_text(document)
+    assert all(run["equal"].values()), {name: undisturbed[name] for name, same in run["equal"].items() if not same}
+    assert all(kill.recovered_s is not None for kill in kills)
+    assert run["requests"]["never_answered"] == 0
+    if NUM_MONTHS == FULL_NUM_MONTHS:
+        assert len(kills) >= MIN_KILLS
+        assert not left
+        assert undisturbed["routes"]["champion"] == "2"  # type: ignore[index]
+
+
+def run_months(deployment: Deployment, months: tuple[str, ...], *, say: Callable[[str], None] = lambda _: None) -> Loop:
+    """Run the months, with patience for servers that are away."""
+    loop = Loop(
+        deployment=deployment,
+        months=months,
+        say=say,
+        tell=lambda text: print(text, flush=True),  # noqa: T201 - the only sign of life in minutes
+        month_timeout_s=600,
+        outage_s=OUTAGE_S,
+    )
+    loop.run()
+    return loop
+
+
+def run_under_kills(deployment: Deployment, months: tuple[str, ...]) -> tuple[Loop, list[Any], list[str]]:
+    """Run the months while tasks and services are killed; return the loop, the kills and the targets never met."""
+    api = airflow_of(deployment)
+    tasks = TaskKiller(api=api, targets=TARGETS, seed=SEED)
+    services = ServiceKiller(
+        deployment=deployment, api=api, deck=CHOSEN_DECK, num_months=len(months), gap_s=GAP_S, seed=SEED
+    )
+    tasks.start()
+    services.start()
+    try:
+        loop = run_months(
+            deployment, months, say=lambda text: services.begin_month() if text.endswith(": landing") else None
         )
-        ends.append(
-            {
-                "tables": table_digests(spec=spec, storage=storage),
-                "online": content_hash(open_store(spec=spec, storage=storage), spec),
-                "serving": serving_state(spec=spec, deployment=deployment, server=server),
-            }
-        )
-        stack.down(deployment.home, say=lambda _: None)
-    print("killed:", ", ".join(victims.values()))  # noqa: T201 - the run's evidence
-    assert set(victims) == set(TARGETS)
-    assert ends[0] == ends[1]
-    assert ends[0]["serving"]["routes"]["champion"] == "2"
+        tasks.stop()
+        services.finish()
+    finally:
+        tasks.stop()
+        services.stop()
+    return loop, sorted([*tasks.kills, *services.kills], key=lambda kill: kill.at_s), tasks.left
