@@ -18,6 +18,7 @@ from rich.markup import escape
 from include import partitions
 from include.demo import outcome
 from include.demo.closing import print_closing
+from include.demo.flights import MODEL
 from include.demo.loop import Loop
 from include.demo.timing import Timing, measure
 from include.errors import SetupError, TradewindError
@@ -59,7 +60,7 @@ def _run(console: Console, *, root: Path, num_months: int, bench: Path | None) -
         try:
             stack.prepare(deployment, say=say)
             prepared = time.monotonic()
-            stack.up(deployment, say=say)
+            stack.up(deployment, say=say, models=(MODEL,))
             console.print(f"Airflow runs at {deployment.airflow_url} (admin, {deployment.secrets.admin_password})")
             started = time.monotonic()
             loop = Loop(deployment=deployment, months=months, say=say, tell=console.print)
