@@ -29,8 +29,8 @@ up: setup ## Start Airflow, MLflow and the model server, and keep them running.
 down: ## Stop exactly what `up` started.
 	@test -x $(PY) || { echo "nothing was started"; exit 0; }; $(PY) -m include.runtime down
 
-status: setup ## Say which processes of `up` run.
-	@$(PY) -m include.runtime status
+status: setup ## Say how each model and each process is, and what is stuck.
+	@./tradewind status
 
 test: setup-dev lint ## Lint, then run all tests.
 	@$(PY) -m pytest -q -n 2 --dist loadfile

@@ -15,8 +15,14 @@ import typer
 from typer.core import TyperGroup
 
 from include import __version__
+from include.cli.backup import backup
+from include.cli.doctor import doctor
 from include.cli.errors import report
+from include.cli.plan import plan
+from include.cli.reconcile import reconcile
+from include.cli.restore import restore
 from include.cli.run import run
+from include.cli.status import status
 
 _AUTHOR, _OPERATE, _KEEP = "Make a model", "Watch and run", "Keep and move"
 
@@ -60,4 +66,10 @@ def _tradewind(
 
 
 # One line a command, in the order of the help: app.command(rich_help_panel=_AUTHOR)(new)
+app.command(rich_help_panel=_OPERATE)(status)
+app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
+app.command(rich_help_panel=_OPERATE)(doctor)
+app.command(rich_help_panel=_OPERATE)(reconcile)
+app.command(rich_help_panel=_KEEP)(backup)
+app.command(rich_help_panel=_KEEP)(restore)
