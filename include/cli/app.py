@@ -18,6 +18,7 @@ from include import __version__
 from include.cli.backup import backup
 from include.cli.doctor import doctor
 from include.cli.errors import report
+from include.cli.new import new
 from include.cli.plan import plan
 from include.cli.reconcile import reconcile
 from include.cli.restore import restore
@@ -65,7 +66,8 @@ def _tradewind(
     """Models from raw files to a watched, canary-released service, on Apache Airflow."""
 
 
-# One line a command, in the order of the help: app.command(rich_help_panel=_AUTHOR)(new)
+# One line a command, in the order of the help.
+app.command(rich_help_panel=_AUTHOR)(new)
 app.command(rich_help_panel=_OPERATE)(status)
 app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
