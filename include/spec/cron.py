@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from include.partitions import Grain
 
 DEFAULTS: dict[Grain, str] = {"month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *", "hour": "0 * * * *"}
@@ -29,6 +31,7 @@ _ALLOWED: dict[Grain, str] = {
 }
 _YEARS_AHEAD = 20
 _SUNDAY = 7
+_WEEKS_A_YEAR = 52
 
 
 @cache
@@ -48,11 +51,20 @@ def cron_fault(cron: str, *, grain: Grain, timezone: str, first_year: int) -> st
         return None
     minute, hour, *day = (int(number) for number in found.groups())
     zone = ZoneInfo(timezone)
-    for num_days in range(365 * _YEARS_AHEAD):
-        local = datetime(first_year, 1, 1, hour, minute, tzinfo=zone) + timedelta(days=num_days)
+    first = datetime(first_year, 1, 1, hour, minute, tzinfo=zone)
+    for local in _days_around_changes(first, num_weeks=_WEEKS_A_YEAR * _YEARS_AHEAD):
         if _runs_on(local, grain=grain, day=day[0] if day else 0) and _is_skipped(local):
             return f"{cron!r} names a time that {timezone} does not have on {local:%Y-%m-%d}; choose another hour"
     return None
+
+
+def _days_around_changes(local: datetime, *, num_weeks: int) -> Iterator[datetime]:
+    """Yield the days of each week whose ends differ in their offset from UTC, at one time of day."""
+    for _ in range(num_weeks):
+        following = local + timedelta(weeks=1)
+        if following.utcoffset() != local.utcoffset():
+            yield from (local + timedelta(days=day) for day in range(1, 8))
+        local = following
 
 
 def _runs_on(local: datetime, *, grain: Grain, day: int) -> bool:
