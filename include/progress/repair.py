@@ -9,21 +9,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from include.progress.walk import CLOCK_SKEW, walk
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from include.progress.facts import ModelFacts
     from include.progress.state import ModelProgress
     from include.rollout.ledger import Ledger
-    from include.runtime.airflow_api import AirflowApi
 
 KIND = "reconcile"
 """Kind of the ledger's entries about repairs."""
 
 MAX_REPAIRS = 100
 """Runs of one model that one pass starts; the next pass starts more."""
+
+
+class StartsRuns(Protocol):
+    """What a repair needs of `include.runtime.airflow_api.AirflowApi`."""
+
+    def dag_runs(self, dag_ids: Sequence[str], *, max_runs: int) -> list[dict[str, Any]]:
+        """Return the newest runs of some Dags."""
+        ...
+
+    def trigger(self, dag_id: str, *, run_id: str, partition: str, run_after: datetime) -> bool:
+        """Start a run, unless one has that name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +89,7 @@ def plan_repairs(facts: ModelFacts, progress: ModelProgress) -> tuple[Repair, ..
     )[:MAX_REPAIRS]
 
 
-def do_repair(repair: Repair, *, api: AirflowApi, ledger: Ledger, actor: str) -> bool:
+def do_repair(repair: Repair, *, api: StartsRuns, ledger: Ledger, actor: str) -> bool:
     """Start a run, unless one has appeared since the facts were read; return whether this call started it.
 
     The ledger knows of it first: killed in between, the next pass finds the same loss, the same name and the same
@@ -98,7 +111,7 @@ def do_repair(repair: Repair, *, api: AirflowApi, ledger: Ledger, actor: str) ->
     return api.trigger(repair.dag_id, run_id=repair.run_id, partition=repair.partition, run_after=repair.run_after)
 
 
-def _has_run(repair: Repair, *, api: AirflowApi) -> bool:
+def _has_run(repair: Repair, *, api: StartsRuns) -> bool:
     """Return whether a run is there that has seen, or will see, what was lost."""
     return any(
         raw["partition_key"] == repair.partition
