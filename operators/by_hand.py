@@ -7,6 +7,7 @@ sent, so nothing downstream starts.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import pdb  # noqa: T100 - what --pdb asks for
@@ -74,7 +75,8 @@ def make_operator(stage: str, job: dict[str, Any], *, before: dict[str, Any]) ->
 
 def execute(job: dict[str, Any]) -> dict[str, Any]:
     """Execute a stage and those that it needs; return what the last one returns, or why it was skipped."""
-    context: Context = {"run_id": f"by-hand-{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"}
+    # It names the actor in the ledger, and makes the keys of this run's entries.
+    context: Context = {"run_id": f"by-hand:{getpass.getuser()}:{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"}
     result: dict[str, Any] = {}
     for stage in chain(job["stage"]):
         operator = make_operator(stage, job, before=result)

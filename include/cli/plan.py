@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from include.cli.deployment import find_deployment, sources_of
+from include.cli.models import end_with, load_specs
 from include.cli.options import DEFAULT_HOME, HomeOption, JsonOption, ModelsArgument
 from include.cli.tables import print_json, print_silent, print_table
-from include.spec import load_spec, model_names
 
 if TYPE_CHECKING:
     from include.plan.outlook import Line
@@ -21,16 +21,17 @@ def plan(model: ModelsArgument = None, *, as_json: JsonOption = False, home: Hom
 
     sources = sources_of(find_deployment(home))
     now = datetime.now(UTC)
-    found = {}
-    for name in [model] if model else model_names():
-        facts = read_facts(spec=load_spec(name), sources=sources, now=now)
-        found[name] = (make_plan(facts), facts.silent)
+    specs, unreadable = load_specs(model)
+    facts = [read_facts(spec=spec, sources=sources, now=now) for spec in specs]
+    found = {known.spec.name: (make_plan(known), known.silent) for known in facts}
     if as_json:
-        print_json({name: {"plan": list(lines), "silent": list(silent)} for name, (lines, silent) in found.items()})
-        return
-    for name, (lines, silent) in found.items():
-        print_table(name, ("stage", "of", "outlook", "what, and why"), [_row(line) for line in lines])
-        print_silent(silent)
+        plans = {name: {"plan": list(lines), "silent": list(silent)} for name, (lines, silent) in found.items()}
+        print_json({"models": plans, "unreadable": unreadable})
+    else:
+        for name, (lines, silent) in found.items():
+            print_table(name, ("stage", "of", "outlook", "what, and why"), [_row(line) for line in lines])
+            print_silent(silent)
+    end_with(unreadable)
 
 
 def _row(line: "Line") -> tuple[str, ...]:

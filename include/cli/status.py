@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from include.cli.deployment import find_deployment, sources_of
+from include.cli.models import end_with, load_specs
 from include.cli.options import DEFAULT_HOME, HomeOption, JsonOption, ModelsArgument
 from include.cli.tables import age, print_json, print_silent, print_table
-from include.spec import load_spec, model_names
 
 if TYPE_CHECKING:
     from include.plan.facts import Champion, Facts, PastDecision
@@ -58,21 +58,23 @@ class ModelStatus:
 def status(model: ModelsArgument = None, *, as_json: JsonOption = False, home: HomeOption = DEFAULT_HOME) -> None:
     """Say how each model and each process is, and what is stuck, why, and how to free it.
 
-    The exit code is 0 if all is well, and 1 if a partition is stuck, a process is not ready, or nothing was started.
+    The exit code is 0 if all is well, and 1 if a partition is stuck, a process is not ready, something does not answer,
+    or nothing was started.
     """
     from include.plan.gather import read_facts
     from include.runtime.state import read_state
 
     deployment = find_deployment(home)
     sources, now = sources_of(deployment), datetime.now(UTC)
-    names = [model] if model else model_names()
-    models = [summarize(read_facts(spec=load_spec(name), sources=sources, now=now)) for name in names]
+    specs, unreadable = load_specs(model)
+    models = [summarize(read_facts(spec=spec, sources=sources, now=now)) for spec in specs]
     told = read_state(deployment.home)
-    is_well = is_running(told) and not any(found.stuck for found in models)
+    is_well = is_running(told) and not any(found.stuck or found.silent for found in models)
     if as_json:
-        print_json({"is_well": is_well, "models": models, "supervisor": told})
+        print_json({"is_well": is_well, "models": models, "unreadable": unreadable, "supervisor": told})
     else:
         _print(models, told, now=now)
+    end_with(unreadable)
     if not is_well:
         raise typer.Exit(1)
 

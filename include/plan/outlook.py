@@ -87,7 +87,10 @@ class Need:
 
 def make_plan(facts: Facts) -> tuple[Line, ...]:
     """Return what the next runs of a model would do, in the order of the stages."""
-    return (*_partition_lines(facts), _decision_line(facts), _training_line(facts), _deploy_line(facts))
+    decision = _decision_line(facts)
+    forbidden = decision.outlook in (Outlook.BLOCKED, Outlook.ENDED)
+    training = _training_line(facts, outlook=decision.outlook if forbidden else Outlook.IF_SO)
+    return (*_partition_lines(facts), decision, training, _deploy_line(facts))
 
 
 def rollout_needs(rollout: RolloutSpec, *, requests_per_s: float | None) -> tuple[Need, ...]:
@@ -118,16 +121,17 @@ def _partition_lines(facts: Facts) -> list[Line]:
         if not item.is_closed:
             reason = item.stuck.reason if item.stuck else item.waiting
             groups.setdefault((str(item.furthest), reason), []).append(item)
-    return [_partition_line(items) for items in groups.values()]
+    return [_partition_line(items, marker=facts.spec.source.marker) for items in groups.values()]
 
 
-def _partition_line(items: Sequence[PartitionProgress]) -> Line:
+def _partition_line(items: Sequence[PartitionProgress], *, marker: str) -> Line:
     first, last = items[0], items[-1]
     is_landed = first.furthest is not None
     if first.stuck:
         outlook, why, command = Outlook.STUCK, first.stuck.detail, first.stuck.command
     else:
-        outlook, why, command = Outlook.NEXT if is_landed else Outlook.WAITS, first.waiting, ""
+        outlook, command = (Outlook.NEXT if is_landed else Outlook.WAITS), ""
+        why = first.waiting if is_landed else f"the marker {marker} is not in its landing folder"
     return Line(
         stage=_NEXT_DAG[first.furthest],
         subject=first.partition if len(items) == 1 else f"{first.partition} to {last.partition} ({len(items)})",
@@ -157,7 +161,7 @@ def _decision_line(facts: Facts) -> Line:
     before = (
         (f"{facts.decision.partition}: {facts.decision.verdict}, {facts.decision.reason}",) if facts.decision else ()
     )
-    when = "decides now" if is_there else "decides once its features are there"
+    when = "decides next" if is_there else "decides once its features are there"
     outlook, what, why = _could_train(facts, partition)
     return Line(stage="monitor", subject=partition, outlook=outlook, what=f"{when}; {what}", why=(*why, *before))
 
@@ -186,7 +190,7 @@ def _could_train(facts: Facts, partition: str) -> tuple[Outlook, str, tuple[str,
     return Outlook.NEXT, "it could train", asked
 
 
-def _training_line(facts: Facts) -> Line:
+def _training_line(facts: Facts, *, outlook: Outlook) -> Line:
     training = facts.spec.training
     where = "in a process beside the task"
     if training.runner == "kubernetes" and training.pod:
@@ -197,7 +201,7 @@ def _training_line(facts: Facts) -> Line:
     return Line(
         stage="train",
         subject=f"{window[0]} to {window[-1]}" if window else "-",
-        outlook=Outlook.IF_SO,
+        outlook=outlook,
         what=f"{_cost(facts.trainings)}, {where}",
         why=(f"stopped after {training.timeout_s} s", f"at most {training.max_epochs} epochs"),
     )
