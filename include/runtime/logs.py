@@ -29,8 +29,8 @@ def rotate(path: Path, limits: LogLimits) -> bool:
     """Rotate a log if it is too large; return whether it was.
 
     The process goes on writing to the same file, which it must have opened to append. Its bytes are copied until no new
-    ones are found, then the file is cut: only a line that is written in the microseconds between is lost. A kill of
-    this process between the two leaves the lines in both files.
+    ones are found, then the file is cut: a line that is written in the instant between is lost. A kill of this process
+    between the two leaves the lines in both files.
     """
     if path.stat().st_size < limits.max_bytes:
         return False

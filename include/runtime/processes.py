@@ -73,6 +73,11 @@ def start(
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
+    return record(name, pid, pids=pids)
+
+
+def record(name: str, pid: int, *, pids: Path) -> ManagedProcess:
+    """Write the process file of a running process."""
     process = ManagedProcess(name=name, pid=pid, started_ticks=_started_ticks(pid) or 0, boot_id=_boot_id())
     write_private(pids / f"{name}.json", json.dumps(asdict(process)))
     return process
@@ -105,6 +110,7 @@ def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 8.0, how: sign
             time.sleep(_POLL_S)
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         _end(process.members, signal_number)
+    _reap(process.pid)
     (pids / f"{process.name}.json").unlink(missing_ok=True)
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(SUPERVISOR)
 _TICK_S = 0.1
-_ROTATE_EVERY_S = 5.0
 _SAY_EVERY_S = 5.0
 _UNREADY_CHECK_S = 0.2
 EXIT_BUSY = 75
@@ -105,12 +104,14 @@ class Supervisor:
         services: What runs, in the order of starting.
         policy: How patient it is.
         limits: When logs are rotated.
+        rotate_every_s: Pause between two looks at their sizes.
     """
 
     home: Home
     services: Sequence[Service]
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     limits: LogLimits = field(default_factory=LogLimits)
+    rotate_every_s: float = 5.0
     is_stopping: bool = False
     _watched: dict[str, Watched] = field(init=False)
     _said: SimpleQueue[tuple[Watched, ManagedProcess, Health]] = field(default_factory=SimpleQueue)
@@ -137,6 +138,7 @@ class Supervisor:
         _LOG.info("stopping everything")
         found = [process for process in processes.find(self.home.pids) if process.name != SUPERVISOR]
         processes.stop_all(found, pids=self.home.pids, say=_LOG.info)
+        processes.reap()
 
     def _adopt(self) -> None:
         now_s = time.monotonic()
@@ -239,7 +241,7 @@ class Supervisor:
             write_state(self.home, self._told)
 
     def _rotate_logs(self, *, now_s: float) -> None:
-        if now_s - self._rotated_at_s < _ROTATE_EVERY_S:
+        if now_s - self._rotated_at_s < self.rotate_every_s:
             return
         self._rotated_at_s = now_s
         for path in self.home.logs.glob("*.log"):
