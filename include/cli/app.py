@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from include import __version__
 from include.cli.backup import backup
+from include.cli.check import check
 from include.cli.doctor import doctor
 from include.cli.errors import report
 from include.cli.new import new
@@ -28,7 +29,7 @@ from include.cli.status import status
 _AUTHOR, _OPERATE, _KEEP = "Make a model", "Watch and run", "Keep and move"
 
 
-class _Commands(TyperGroup):
+class Commands(TyperGroup):
     """Turns what a command raises into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -42,7 +43,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,6 +69,7 @@ def _tradewind(
 
 # One line a command, in the order of the help.
 app.command(rich_help_panel=_AUTHOR)(new)
+app.command(rich_help_panel=_AUTHOR)(check)
 app.command(rich_help_panel=_OPERATE)(status)
 app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
