@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from include.spec import ModelSpec, SourceSpec
 
-_MAX_PARTITIONS_AT_ONCE = 16
 _KEY_FORMATS = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
 
 
@@ -61,7 +60,7 @@ def build(spec: ModelSpec) -> DAG:
         start_date=partitions.end_of(source.first_partition, timezone=source.timezone),
         end_date=_last_run_date(source),
         catchup=True,
-        max_active_runs=_MAX_PARTITIONS_AT_ONCE,
+        max_active_runs=spec.limits.max_active_partitions,
         default_args={
             **retry_args(execution_timeout=timedelta(minutes=15)),
             "owner": spec.owner,

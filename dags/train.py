@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, PartitionedAssetTimetable
 
+from include.spec.limits import training_pool
 from operators.assets import closed_asset, retrain_asset
 from operators.build_snapshot import BuildSnapshotOperator
 from operators.compress_model import CompressModelOperator
@@ -66,21 +67,20 @@ def _params(spec: ModelSpec) -> dict[str, Param]:
 def _train(spec: ModelSpec, snapshot: Any) -> BaseOperator:
     """Return the task that trains where the spec says."""
     timeout = timedelta(seconds=spec.training.timeout_s + 120)
+    pool, slots = training_pool(spec)
+    given: dict[str, Any] = {"snapshot": snapshot, "overrides": _OVERRIDES, "pool": pool, "pool_slots": slots}
     if spec.training.runner == "kubernetes" and spec.training.pod:
         from operators.gpu_training_pod import GpuTrainingPodOperator
 
         return GpuTrainingPodOperator(
             task_id="train",
             model=spec.name,
-            snapshot=snapshot,
-            overrides=_OVERRIDES,
             pod=spec.training.pod,
             active_deadline_seconds=spec.training.timeout_s,
             execution_timeout=timeout + timedelta(seconds=spec.training.pod.schedule_timeout_s),
+            **given,
         )
-    return TrainModelOperator(
-        task_id="train", model=spec.name, snapshot=snapshot, overrides=_OVERRIDES, execution_timeout=timeout
-    )
+    return TrainModelOperator(task_id="train", model=spec.name, execution_timeout=timeout, **given)
 
 
 def build(spec: ModelSpec) -> DAG:

@@ -16,6 +16,7 @@ from include.errors import SetupError
 from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import REPO, Home
+from include.runtime.pools import ensure_pools
 from include.runtime.secrets import load_secrets
 from include.runtime.services import LOOPBACK, Deployment, Ports
 from include.runtime.state import SUPERVISOR, forget_state, read_state
@@ -75,7 +76,12 @@ def prepare(deployment: Deployment, *, say: Callable[[str], None]) -> None:
         ),
     }
     started = {name: _run_beside(name, command, env, home=home) for name, (command, env) in commands.items()}
-    codes = {name: child.wait() for name, child in started.items()}
+    try:
+        codes = {name: child.wait() for name, child in started.items()}
+    finally:
+        for child in started.values():
+            child.kill()  # does nothing to one that has ended, as they have unless this process was told to end
+            child.wait()
     for name, code in codes.items():
         if code != 0:
             log = home.logs / f"{name}.log"
@@ -120,6 +126,7 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
         _wait_until_ready(deployment, say=say)
         say("unpausing Dags")
         api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
+        ensure_pools(api)
         unpaused = home.root / "unpaused.json"
         known = json.loads(unpaused.read_text()) if unpaused.exists() else []
         stages = STAGES if models is not None else (*STAGES, *UPKEEP)

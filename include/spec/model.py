@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from include.spec.features import FeaturesSpec, LabelSpec
 from include.spec.fields import Frozen, Identifier
+from include.spec.limits import LimitsSpec
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
 from include.spec.progress import ProgressSpec
 from include.spec.retention import RetentionSpec
@@ -40,6 +41,7 @@ class ModelSpec(Frozen):
     retraining: RetrainingSpec = Field(default=RetrainingSpec(), description="When drift is worth a training.")
     progress: ProgressSpec = Field(default=ProgressSpec(), description="When a partition counts as stuck.")
     retention: RetentionSpec = Field(default=RetentionSpec(), description="How long things are kept.")
+    limits: LimitsSpec = Field(default=LimitsSpec(), description="How much of the workers it may take.")
     slices: tuple[Identifier, ...] = Field(default=(), strict=False, description="Columns to report metrics by.")
 
     @model_validator(mode="after")

@@ -1,10 +1,17 @@
-"""A broken spec must not take other models' Dags with it, in Airflow's own Dag bag."""
+"""A broken spec must not take other models' Dags with it, in Airflow's own Dag bag; nor may a model starve others."""
 
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from airflow.sdk import DAG
 
+from include.testing.tasks import run_task
+from operators.model_dags import build_model_dags
+
+MODEL = "flight_delays"
 REPO = Path(__file__).parents[2]
 DAG_FILE = '''
 """A stage for the test."""
@@ -14,13 +21,15 @@ from airflow.sdk import DAG
 from operators.model_dags import build_model_dags
 
 def build(spec):
+    if spec.name == "odd":
+        raise ValueError("no such zone")
     return DAG(dag_id=f"stage_{spec.name}", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC))
 
 globals().update(build_model_dags(build, stage="stage", models_dir=Path(MODELS_DIR)))
 '''
 
 
-@pytest.mark.parametrize("broken", [(), ("bad",), ("bad", "worse")])
+@pytest.mark.parametrize("broken", [(), ("bad",), ("bad", "worse"), ("bad", "odd")])
 def test_other_models_keep_their_dags(broken: tuple[str, ...], tmp_path: Path) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
@@ -29,9 +38,8 @@ def test_other_models_keep_their_dags(broken: tuple[str, ...], tmp_path: Path) -
     for name in broken:
         text = (models / "flight_delays/model.yaml").read_text()
         (models / name).mkdir()
-        (models / name / "model.yaml").write_text(
-            text.replace("max_epochs", "max_epoch").replace("flight_delays", name)
-        )
+        mistaken = text if name == "odd" else text.replace("max_epochs", "max_epoch")
+        (models / name / "model.yaml").write_text(mistaken.replace("flight_delays", name))
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "stage.py").write_text(DAG_FILE.replace("MODELS_DIR", repr(str(models))))
@@ -41,6 +49,49 @@ def test_other_models_keep_their_dags(broken: tuple[str, ...], tmp_path: Path) -
     assert set(bag.dags) == {"stage_flight_delays"}
     message = "".join(bag.import_errors.values())
     assert bool(bag.import_errors) == bool(broken)
-    for name in broken:
+    for name in set(broken) - {"odd"}:
         assert f"{name}/model.yaml cannot be used; only this model's Dags are affected" in message
         assert "Did you mean 'max_epochs'" in message
+    assert ("the Dag stage_odd cannot be made: ValueError: no such zone" in message) == ("odd" in broken)
+
+
+LIMITS = """
+limits: {max_active_tasks: 2, max_active_partitions: 3, priority: 7, pool: slow, training_pool: night}
+"""
+STAGES = ("deploy", "ingest", "materialize", "monitor", "rollback", "score", "train")
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DAG]:
+    """Return stage -> Dag of a model that declares its limits."""
+    models = tmp_path_factory.mktemp("models")
+    (models / MODEL).mkdir()
+    text = (REPO / "include/models" / MODEL / "model.yaml").read_text()
+    (models / MODEL / "model.yaml").write_text(text + LIMITS)
+    dags = {}
+    for stage in STAGES:
+        found = importlib.util.spec_from_file_location(f"{stage}_under_test", REPO / "dags" / f"{stage}.py")
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        (dags[stage],) = build_model_dags(module.build, stage=stage, models_dir=models).values()
+    return dags
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_models_limits_are_on_each_of_its_dags_and_tasks(limited: dict[str, DAG], stage: str) -> None:
+    dag = limited[stage]
+    assert dag.max_active_tasks == 2
+    assert dag.max_active_runs == (3 if stage == "ingest" else 1)
+    for task in dag.tasks:
+        assert task.priority_weight == 7
+        assert task.pool == ("night" if task.task_id == "train" else "slow")
+
+
+def test_a_task_knows_the_form_though_only_its_dag_holds_it(limited: dict[str, DAG]) -> None:
+    dag = limited["train"]
+    assert "seed" in dag.params
+    assert [dict(task.params) for task in dag.tasks if task.params] == []
+    trained = run_task(dag.get_task("train"), partition="2013-03", conf={"seed": 5})
+    assert json.loads(trained.rendered["overrides"])["seed"] == 5
