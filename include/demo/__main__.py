@@ -22,7 +22,7 @@ from include.demo.flights import MODEL
 from include.demo.loop import Loop
 from include.demo.timing import Timing, measure
 from include.errors import SetupError, TradewindError
-from include.runtime import stack
+from include.runtime import processes, stack
 from include.runtime.home import REPO, Home
 
 FIRST_MONTH = "2013-01"
@@ -127,4 +127,5 @@ def _empty(root: Path) -> None:
 
 
 if __name__ == "__main__":
+    processes.exit_on_signals()
     sys.exit(main(sys.argv[1:]))

@@ -29,7 +29,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", DEFAULT_HOME)))
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
-    processes.exit_on_signals()
     try:
         return _COMMANDS[chosen.command](chosen.home.resolve(), console)
     except TradewindError as error:
@@ -83,4 +82,5 @@ def _status(root: Path, console: Console) -> int:
 _COMMANDS = {"up": _up, "down": _down, "status": _status}
 
 if __name__ == "__main__":
+    processes.exit_on_signals()
     sys.exit(main(sys.argv[1:]))
