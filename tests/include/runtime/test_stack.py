@@ -1,7 +1,11 @@
 import json
+import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 from include.errors import SetupError
 from include.runtime import processes, stack
-from include.runtime.home import MAX_SOCKET_BYTES, Home
+from include.runtime.home import MAX_SOCKET_BYTES, REPO, Home
 from include.runtime.secrets import load_secrets
 
 
@@ -26,7 +30,7 @@ def test_secrets_are_made_once_and_shown_never(tmp_path: Path) -> None:
     first = load_secrets(tmp_path)
     assert load_secrets(tmp_path) == first
     assert first.admin_password not in repr(first)
-    assert json.loads((tmp_path / "airflow_passwords.json").read_text()) == {"admin": first.admin_password}
+    assert json.loads((tmp_path / "airflow_passwords.json").read_text())["admin"] == first.admin_password
 
 
 def test_damaged_secrets_are_refused_not_replaced(tmp_path: Path) -> None:
@@ -102,3 +106,27 @@ def test_a_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TRADEWIND_AIRFLOW_PORT", text)
     with pytest.raises(SetupError, match="TRADEWIND_AIRFLOW_PORT must be 1 to 65535"):
         stack.ports_from_environment()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_up_that_is_told_to_end_leaves_nothing_running(short_tmp_path: Path, number: signal.Signals) -> None:
+    home = short_tmp_path / "home"
+    command = [sys.executable, "-m", "include.runtime", "up", "--home", str(home)]
+    ports = {f"TRADEWIND_{name.upper()}_PORT": str(port) for name, port in asdict(stack.free_ports()).items()}
+    starting = subprocess.Popen(command, env={**os.environ, **ports}, cwd=REPO, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (home / "logs" / "migrate.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    starting.send_signal(number)
+
+    assert starting.wait(timeout=30) == 128 + number
+    assert processes.find(home / "pids") == []
+    assert not [pid for pid in Path("/proc").glob("[0-9]*") if str(home).encode() in _environment(pid)]
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
