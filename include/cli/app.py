@@ -19,6 +19,7 @@ from include.cli.backup import backup
 from include.cli.check import check
 from include.cli.doctor import doctor
 from include.cli.errors import report
+from include.cli.migrate import migrate
 from include.cli.new import new
 from include.cli.plan import plan
 from include.cli.reconcile import reconcile
@@ -77,3 +78,4 @@ app.command(rich_help_panel=_OPERATE)(doctor)
 app.command(rich_help_panel=_OPERATE)(reconcile)
 app.command(rich_help_panel=_KEEP)(backup)
 app.command(rich_help_panel=_KEEP)(restore)
+app.command(rich_help_panel=_KEEP)(migrate)

@@ -93,12 +93,12 @@ def online_path(storage: Storage) -> Path:
     """Return the SQLite file of the online store.
 
     Raises:
-        SetupError: The lake is in an object store, where SQLite cannot live.
+        SetupError: The lake is in an object store, where SQLite cannot live, and no local folder is named.
     """
-    if not storage.is_local:
+    if "://" in storage.feast():
         raise SetupError(
-            f"Feast's SQLite online store needs a lake on a local disk; got {storage.root!r}. Nothing was changed. Use "
-            "a connection with `path` in its extra."
+            f"Feast's SQLite online store needs a local disk; got {storage.feast()!r}. Nothing was changed. Add "
+            "`local_path`, a folder, to the extra of the lake's connection."
         )
     return Path(storage.feast()) / "online.db"
 

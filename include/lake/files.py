@@ -68,6 +68,30 @@ def write_bytes(uri: str, content: bytes, *, storage: Storage) -> None:
         raise
 
 
+def send_file(path: Path, uri: str, *, storage: Storage, sha256: str) -> bool:
+    """Write a local file into an object store unless it is there already, by its SHA-256; return whether it was sent.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
+    found = _ask_s3("head_object", uri, storage=storage)
+    if found and (found["Metadata"].get("sha256"), found["ContentLength"]) == (sha256, path.stat().st_size):
+        return False
+    with path.open("rb") as content:
+        _ask_s3("put_object", uri, storage=storage, Body=content, Metadata={"sha256": sha256})
+    return True
+
+
+def holds_files(storage: Storage) -> bool:
+    """Return whether an object store holds anything below a storage's root.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
+    found = _ask_s3("list_objects_v2", f"{storage.root}/", storage=storage, MaxKeys=1)
+    return bool(found and found["KeyCount"])
+
+
 def delete_file(uri: str, *, storage: Storage) -> None:
     """Delete a file of the storage, if it is there.
 
@@ -80,7 +104,7 @@ def delete_file(uri: str, *, storage: Storage) -> None:
         _ask_s3("delete_object", uri, storage=storage)
 
 
-def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[str, Any] | None:
+def _ask_s3(method: str, uri: str, *, storage: Storage, **more: Any) -> dict[str, Any] | None:
     """Return S3's answer about an object, or None when there is no such object."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -93,7 +117,8 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: bytes) -> dict[s
         )
     client = _s3_client(tuple(sorted(storage.options.items())))
     try:
-        return dict(getattr(client, method)(Bucket=bucket, Key=key, **more))
+        named = {"Prefix": key} if method == "list_objects_v2" else {"Key": key}
+        return dict(getattr(client, method)(Bucket=bucket, **named, **more))
     except ClientError as error:
         if error.response["Error"]["Code"] in _MISSING:
             return None
@@ -117,6 +142,7 @@ def _s3_client(options: tuple[tuple[str, str], ...]) -> Any:
         "s3",
         aws_access_key_id=found.get("AWS_ACCESS_KEY_ID"),
         aws_secret_access_key=found.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=found.get("AWS_SESSION_TOKEN"),
         region_name=found.get("AWS_REGION"),
         endpoint_url=found.get("AWS_ENDPOINT_URL"),
     )

@@ -15,10 +15,13 @@ class Storage:
 
     Args:
         root: Absolute path, or `s3://bucket/prefix`.
+        local_root: Folder for what needs a disk of the machine that serves, beside a root in an object store: Feast's
+            registry and online store, and the prediction log. Empty: they are below the root.
         options: delta-rs storage options; they may hold secrets, so they never appear in `repr`.
     """
 
     root: str
+    local_root: str = ""
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -28,6 +31,9 @@ class Storage:
 
     def _join(self, *parts: str) -> str:
         return "/".join([self.root.rstrip("/"), *parts])
+
+    def _join_local(self, *parts: str) -> str:
+        return "/".join([(self.local_root or self.root).rstrip("/"), *parts])
 
     def landing(self, model: str, partition: str | None = None) -> str:
         """Folder where an upstream system delivers a partition's files, then its marker."""
@@ -47,7 +53,7 @@ class Storage:
 
     def predictions(self, model: str) -> str:
         """Folder of the served predictions' Parquet files."""
-        return self._join("predictions", model)
+        return self._join_local("predictions", model)
 
     def report(self, model: str, partition: str) -> str:
         """Folder of one partition's HTML reports (Data Docs, drift)."""
@@ -55,4 +61,4 @@ class Storage:
 
     def feast(self) -> str:
         """Folder of Feast's registry and, on a laptop, its online store."""
-        return self._join("feast")
+        return self._join_local("feast")

@@ -103,10 +103,49 @@ class Database:
             yield connection
 
     def query(self, statement: Any, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of one statement; none if it has none."""
+        """Return the rows of one statement; none if it has none.
+
+        Raises:
+            ServiceError: The server does not answer, or refuses the statement.
+        """
+        import psycopg2
+
         with self.connect() as connection, connection.cursor() as cursor:
-            cursor.execute(statement, values)
+            try:
+                cursor.execute(statement, values)
+            except psycopg2.Error as error:
+                raise ServiceError(
+                    f"database {self} must accept a statement; got: {str(error).strip()}. Nothing was changed by it. "
+                    "Give the user of the URL the rights of the database's owner."
+                ) from error
             return list(cursor.fetchall()) if cursor.description else []
+
+    def create(self, name: str) -> None:
+        """Make another database on the same server.
+
+        Raises:
+            ServiceError: The server refuses.
+        """
+        from psycopg2 import sql
+
+        self.query(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+    def comment(self) -> str | None:
+        """Return what its owner noted on the database."""
+        [(found,)] = self.query(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
+        )
+        return None if found is None else str(found)
+
+    def set_comment(self, text: str) -> None:
+        """Note a text on the database.
+
+        Raises:
+            ServiceError: Its user is not its owner.
+        """
+        from psycopg2 import sql
+
+        self.query(sql.SQL("COMMENT ON DATABASE {} IS %s").format(sql.Identifier(self.name)), (text,))
 
     def dump(self, path: Path) -> None:
         """Write all of it as of one moment, while others read and write.
@@ -137,7 +176,7 @@ class Database:
         return found[0][0] if found else None
 
     def contents(self) -> dict[str, tuple[int, str]]:
-        """Return table -> its number of rows and a hash of them, in any order; equal for equal content.
+        """Return table or sequence -> its number of rows and a hash of them, in any order; equal for equal content.
 
         The hash is the sum of the rows' SHA-256 (its first 128 bits), so that no order is needed and no memory.
         """
@@ -152,6 +191,8 @@ class Database:
                 cursor.execute(sql.SQL(statement).format(sql.Identifier(SCHEMA, name)))
                 num_rows, first, second = cursor.fetchone()
                 found[name] = (int(num_rows), f"{int(first):x}.{int(second):x}")
+            cursor.execute("SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = %s", (SCHEMA,))
+            found |= {f"{name} (sequence)": (0, str(last)) for name, last in cursor.fetchall()}
         return found
 
     def require_empty(self) -> None:

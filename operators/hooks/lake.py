@@ -15,7 +15,8 @@ class LakeHook(BaseHook):
     """Resolves the connection of the lake into a `Storage`.
 
     A connection of type `fs` names a local folder in its extra `path`. One of type `aws` names `s3://bucket/prefix` in
-    its extra `lake_root`; login, password, `region_name` and `endpoint_url` become delta-rs storage options.
+    its extra `lake_root`; login, password, `region_name` and `endpoint_url` become delta-rs storage options. Its extra
+    `local_path` names a folder for what needs a disk: the online store and the prediction log of the model server.
     """
 
     conn_name_attr = "lake_conn_id"
@@ -56,7 +57,7 @@ class LakeHook(BaseHook):
             options = {key: value for key, value in named.items() if value}
             if str(extra.get("endpoint_url", "")).startswith("http://"):
                 options["AWS_ALLOW_HTTP"] = "true"
-            return Storage(root=root, options=options)
+            return Storage(root=root, local_root=extra.get("local_path", ""), options=options)
         raise SetupError(
             f"connection {self.lake_conn_id!r} must have `path` (a folder) or `lake_root` (s3://bucket/prefix) in "
             f"its extra; got the keys {sorted(extra)}. Nothing was read. Add one of them."

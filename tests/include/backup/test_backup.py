@@ -99,20 +99,14 @@ def test_a_backup_of_what_is_written_meanwhile_names_nothing_that_it_lacks(
         assert read_package(package["uri"]).digest == package["digest"]
 
 
-def test_a_stopped_deployment_is_backed_up_and_stays_stopped(small: SmallDeployment, short_tmp_path: Path) -> None:
-    small.stop()
-    create_backup(small.deployment, short_tmp_path / "a.tar.zst", say=quiet)
-    assert processes.find(small.deployment.home.pids) == []
-    restore_backup(short_tmp_path / "a.tar.zst", short_tmp_path / "other", say=quiet)
-    assert processes.find(Home(root=short_tmp_path / "other").pids) == []
-
-
-def test_a_killed_restore_does_not_start_and_begins_anew(
+def test_a_stopped_deployment_stays_stopped_and_a_killed_restore_begins_anew(
     small: SmallDeployment, short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = small.contents()
+    small.stop()
     archive, root = short_tmp_path / "a.tar.zst", short_tmp_path / "other"
     create_backup(small.deployment, archive, say=quiet)
+    assert processes.find(small.deployment.home.pids) == []
 
     def power_cut(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -128,6 +122,7 @@ def test_a_killed_restore_does_not_start_and_begins_anew(
 
     restore_backup(archive, root, say=quiet)
 
+    assert processes.find(Home(root=root).pids) == []
     assert open_small(root).contents() == before
 
 

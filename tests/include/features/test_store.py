@@ -146,7 +146,7 @@ def test_a_folder_in_its_place_is_an_error_of_the_service(spec: ModelSpec, stora
 
 
 def test_an_object_store_and_a_model_without_views_are_refused(spec: ModelSpec, storage: Storage) -> None:
-    with pytest.raises(SetupError, match="needs a lake on a local disk; got 's3://bucket/lake'"):
+    with pytest.raises(SetupError, match="needs a local disk; got 's3://bucket/lake/feast'"):
         open_store(spec=spec, storage=Storage(root="s3://bucket/lake"))
     bare = spec.model_copy(update={"features": spec.features.model_copy(update={"store": {}})})
     with pytest.raises(BadInputError, match=r"must declare features\.store"):
