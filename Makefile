@@ -44,8 +44,8 @@ lint: setup-dev ## ruff, mypy strict, import-linter.
 format: setup-dev ## Let ruff mend what it can.
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 
-chaos: setup-dev ## Kill the running task with SIGKILL in every stage; the end state must not differ.
-	@$(PY) -m pytest -q -s -m chaos tests/chaos
+chaos: setup-dev ## Kill every server and the tasks over the whole loop; the end state must not differ.
+	@$(PY) -m pytest -q -s -m chaos tests
 
 bench: setup ## Run the loop and write benchmarks/loop.json: where the time goes.
 	@$(PY) -m include.demo --bench benchmarks/loop.json

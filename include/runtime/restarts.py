@@ -32,8 +32,8 @@ class RestartPolicy:
     first_delay_s: float = 0.5
     max_delay_s: float = 60.0
     forgiven_after_s: float = 60.0
-    silent_after_s: float = 60.0
-    start_timeout_s: float = 180.0
+    silent_after_s: float = 120.0
+    start_timeout_s: float = 300.0
     check_interval_s: float = 5.0
 
     def delay_s(self, num_failures: int) -> float:
