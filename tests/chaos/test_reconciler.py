@@ -1,0 +1,137 @@
+"""Events that a real Airflow loses for ever, and the reconciler that makes them good."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.cli.deployment import sources_of
+from include.demo.flights import MODEL, land_month
+from include.errors import ServiceError
+from include.lake.ingest import ingest_partition
+from include.progress.read import read_progress
+from include.progress.reconcile import Reconciled, reconcile
+from include.progress.state import PartitionProgress, Reason, Stage
+from include.runtime import stack
+from include.runtime.airflow_api import AirflowApi
+from include.spec import load_spec
+from include.validation.partition import check_partition, publish_partition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from include.lake.storage import Storage
+    from include.progress.read import Sources
+    from include.runtime.services import Deployment
+
+SPEC = load_spec(MODEL)
+MATERIALIZE = f"materialize_{MODEL}"
+
+
+@pytest.fixture
+def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
+    made = stack.open_deployment(short_tmp_path / "e", ports=stack.free_ports())
+    try:
+        stack.up(made, say=lambda _: None, models=(MODEL,))
+        yield made
+    finally:
+        stack.down(made.home, say=lambda _: None)
+
+
+def soon() -> datetime:
+    """Return a moment at which every grace period is over, and no other limit."""
+    return datetime.now(UTC) + timedelta(seconds=2 * SPEC.progress.grace_s)
+
+
+def progress_of(partition: str, sources: Sources) -> PartitionProgress:
+    found = read_progress(spec=SPEC, sources=sources, now=soon())
+    return next(item for item in found.partitions if item.partition == partition)
+
+
+def repair(sources: Sources) -> Reconciled:
+    return reconcile(spec=SPEC, sources=sources, now=soon(), actor="test")
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 150
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def publish_by_hand(storage: Storage, partition: str) -> None:
+    """Commit a partition's rows with nobody there to send the event."""
+    ingest_partition(spec=SPEC, storage=storage, partition=partition)
+    checked = check_partition(spec=SPEC, storage=storage, partition=partition)
+    publish_partition(spec=SPEC, storage=storage, checked=checked)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+def test_lost_events_are_found_and_made_good(deployment: Deployment) -> None:
+    sources, storage = sources_of(deployment), deployment.home.storage
+    api = sources.airflow
+    assert api is not None
+
+    # A consumer that is paused loses the event, and unpausing it does not bring the event back.
+    api.patch(f"dags/{MATERIALIZE}", {"is_paused": True})
+    land_month(storage=storage, partition="2013-01", max_flights=3000)
+    wait_until(lambda: bool(api.asset_events(f"{MODEL}.dataset")))
+    wait_until(lambda: progress_of("2013-01", sources).furthest is Stage.INGESTED)
+    paused = progress_of("2013-01", sources).stuck
+    assert paused is not None
+    assert paused.reason is Reason.DAG_PAUSED
+    assert repair(sources).planned == ()
+
+    api.unpause_in_order(stack.STAGES, timeout_s=10, models=(MODEL,))
+    time.sleep(3)
+    assert api.dag_runs([MATERIALIZE], max_runs=5) == []
+    lost = progress_of("2013-01", sources).stuck
+    assert lost is not None
+    assert (lost.reason, lost.is_repairable) == (Reason.EVENT_LOST, True)
+
+    (started,) = repair(sources).started
+    assert (started.dag_id, started.partition) == (MATERIALIZE, "2013-01")
+    assert repair(sources).started == ()
+    wait_until(lambda: progress_of("2013-01", sources).is_closed)
+    assert [run["dag_run_id"] for run in api.dag_runs([MATERIALIZE], max_runs=5)] == [started.run_id]
+
+    # Rows that were committed without an event; their ingest run is gone, as after a restored backup.
+    ingest = f"ingest_{MODEL}"
+    (waiting,) = [run for run in api.dag_runs([ingest], max_runs=100) if run["partition_key"] == "2013-02"]
+    api.patch(f"dags/{ingest}/dagRuns/{waiting['dag_run_id']}", {"state": "failed"})
+    api.delete_run(ingest, waiting["dag_run_id"])
+    api.delete_run(ingest, waiting["dag_run_id"])  # gone already: as good as removed
+    land_month(storage=storage, partition="2013-02", max_flights=3000)
+    publish_by_hand(storage, "2013-02")
+
+    # This time by the Dag, as its own user, which may do no more than it needs; it looks at a real clock.
+    reconciler = AirflowApi(
+        base_url=deployment.airflow_url, username="reconciler", password=deployment.secrets.reconciler_password
+    )
+    with pytest.raises(ServiceError, match="403"):
+        reconciler.get("connections")
+    assert progress_of("2013-02", sources).stuck is not None
+    api.patch("dags/reconcile", {"is_paused": False})
+    wait_until(lambda: bool(sources.ledger.entries(MODEL, "reconcile")[1:]) or _press(api))
+    wait_until(lambda: progress_of("2013-02", sources).is_closed)
+
+    entries = sources.ledger.entries(MODEL, "reconcile")
+    assert [entry.subject for entry in entries] == ["2013-01", "2013-02"]
+    assert entries[1].actor.startswith("reconcile:")
+    alerts = [entry.evidence["text"] for entry in sources.ledger.entries(MODEL, "alert")]
+    assert any("2013-02" in text and "the reconciler started" in text for text in alerts)
+    closed = [event["partition_key"] for event in api.asset_events(f"{MODEL}.closed")]
+    assert closed == ["2013-01", "2013-02"]
+
+
+def _press(api: AirflowApi) -> bool:
+    """Trigger the reconciler unless it is at work, and wait a little; return False, so that one may wait for it."""
+    if not [run for run in api.dag_runs(["reconcile"], max_runs=5) if run["state"] in ("queued", "running")]:
+        api.post("dags/reconcile/dagRuns", {"logical_date": None, "conf": {}})
+    time.sleep(5)
+    return False
