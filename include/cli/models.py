@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from include.errors import SpecError
-from include.spec import load_spec, model_names
 
 if TYPE_CHECKING:
     from include.spec import ModelSpec
@@ -20,6 +19,8 @@ def load_specs(model: str | None) -> tuple[list[ModelSpec], list[str]]:
         NotFoundError: There is no such model.
         SpecError: The one that was named cannot be read.
     """
+    from include.spec import load_spec, model_names
+
     if model is not None:
         return [load_spec(model)], []
     specs, wrong = [], []

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from include.runtime.home import DEFAULT_HOME
-from include.spec import model_names
 
 
 def _complete_model(incomplete: str) -> list[str]:
+    from include.spec import model_names
+
     return [name for name in model_names() if name.startswith(incomplete)]
 
 

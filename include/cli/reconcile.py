@@ -9,7 +9,6 @@ import typer
 
 from include.cli.deployment import find_deployment, sources_of
 from include.cli.options import DEFAULT_HOME, HomeOption, JsonOption, ModelsArgument
-from include.spec import model_names
 
 UNPAUSE_TIMEOUT_S = 10.0
 
@@ -30,6 +29,7 @@ def reconcile(
     """
     from include.progress.reconcile import reconcile_models
     from include.runtime.stack import STAGES
+    from include.spec import model_names
 
     models = [model] if model else model_names()
     sources = sources_of(find_deployment(home))

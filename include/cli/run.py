@@ -17,7 +17,6 @@ from include.lake.storage import Storage
 from include.runtime.home import REPO, Home
 from include.runtime.secrets import Secrets
 from include.runtime.services import Deployment, Ports
-from include.spec import load_spec
 
 
 def _complete_stage(incomplete: str) -> list[tuple[str, str]]:
@@ -54,6 +53,8 @@ def run(  # its parameters are the usage
     Examples: run validate flight_delays -p 2013-03 --scratch; run train flight_delays -p 2013-03 --set
     'overrides={"max_epochs": 1}' --pdb; run rollback flight_delays --yes.
     """
+    from include.spec import load_spec
+
     chosen = _settings(settings or [])
     check_settings(stage, chosen)
     load_spec(model)

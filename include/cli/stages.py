@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from include.errors import BadInputError
-from include.spec.errors import nearest
 
 
 class Reach(StrEnum):
@@ -91,6 +90,8 @@ def find_stage(name: str) -> Stage:
     Raises:
         BadInputError: There is none.
     """
+    from include.spec.errors import nearest
+
     if name not in STAGES:
         raise BadInputError(f"stage must be one that runs by hand; got {name!r}; {nearest(name, list(STAGES))}")
     return STAGES[name]
@@ -112,6 +113,8 @@ def check_settings(name: str, settings: dict[str, str]) -> None:
     Raises:
         BadInputError: It does not.
     """
+    from include.spec.errors import nearest
+
     allowed = [setting for step in chain(name) for setting in STAGES[step].settings]
     for given in settings:
         if given not in allowed:
