@@ -124,7 +124,7 @@ def bring(storage: Storage, month: str) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_a_move_that_was_cut_off_sends_the_rest_only(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, sent = storage_from_environment("s3://tradewind/cut"), []
+    target, sent = storage_from_environment("s3://tradewind/cut"), list[str]()
 
     def cut(path: Path, uri: str, *, storage: Storage, sha256: str) -> bool:
         if len(sent) == 20:
