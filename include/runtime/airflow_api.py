@@ -110,15 +110,24 @@ class AirflowApi:
         newest = self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="-timestamp")["asset_events"]
         return list(reversed(newest))
 
-    def dag_runs(self, dag_ids: Sequence[str], *, max_runs: int) -> list[dict[str, Any]]:
-        """Return the newest runs of some Dags, newest first."""
+    def dag_runs(
+        self,
+        dag_ids: Sequence[str],
+        *,
+        max_runs: int,
+        states: Sequence[str] = (),
+        ended_before: datetime | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the newest runs of some Dags, newest first; only of some states, or that had ended by a moment."""
+        chosen: dict[str, Any] = {"dag_ids": list(dag_ids), "order_by": "-run_after"}
+        chosen |= {"states": list(states)} if states else {}
+        chosen |= {"end_date_lte": ended_before.isoformat()} if ended_before else {}
         found: list[dict[str, Any]] = []
         while len(found) < max_runs:
             asked = min(_PAGE, max_runs - len(found))
-            body = {"dag_ids": list(dag_ids), "order_by": "-run_after", "page_limit": asked, "page_offset": len(found)}
-            page = self.post("dags/~/dagRuns/list", body)["dag_runs"]
-            found += page
-            if len(page) < asked:
+            page = self.post("dags/~/dagRuns/list", {**chosen, "page_limit": asked, "page_offset": len(found)})
+            found += page["dag_runs"]
+            if len(page["dag_runs"]) < asked:
                 break
         return found
 
