@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.demo.flights import MODEL
 from include.errors import TradewindError
 from include.runtime import processes, stack
 from include.runtime.state import SUPERVISOR, read_state
@@ -82,11 +83,6 @@ class TaskKiller(threading.Thread):
         self._ended.set()
         for thread in (self, *self._watchers):
             thread.join()
-
-    @property
-    def left(self) -> list[str]:
-        """Targets of which no task has been killed."""
-        return list(self._left)
 
     def _kill(self, pid: object) -> bool:
         """Kill a task's process unless it has ended; return whether it was killed."""
@@ -172,7 +168,7 @@ class ServiceKiller(threading.Thread):
 
         def is_back() -> bool:
             if victim == SUPERVISOR:
-                stack.up(self._deployment, say=lambda _: None)
+                stack.up(self._deployment, say=lambda _: None, models=(MODEL,))
                 return True
             told = read_state(home)
             now = next((state for state in told.processes if state.name == victim), None) if told else None
