@@ -7,8 +7,8 @@ would have had. One mapped task scores one partition.
 
 **In.** The published tables and features of the partitions; the version's package.
 
-**Out.** The Delta table `scores`: example_id, event_at, model_version, probability. Scoring a partition again replaces
-its scores; the table's history keeps the earlier ones.
+**Out.** The Delta table `scores`: example_id, event_at, model_version, the prediction. Scoring a partition again
+replaces its scores; the table's history keeps the earlier ones.
 
 **If it fails.** The partition keeps the scores that it had; the others are not affected. Clear the task that failed.
 """

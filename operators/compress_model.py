@@ -26,7 +26,7 @@ class CompressModelOperator(BaseOperator):
 
     Returns:
         `model`, `package_uri`, `digest`, `job_key`, `serves` (int8 or fp32), `reasons` against int8, and what was
-        measured of `fp32` and `int8`: `log_loss`, `auc`, `size_bytes`, `latency_us` by rows of a request.
+        measured of `fp32` and `int8`: `loss`, the task's metrics, `size_bytes`, `latency_us` by rows of a request.
 
     Raises:
         AirflowSkipException: The version's gates stopped it.
@@ -61,11 +61,6 @@ class CompressModelOperator(BaseOperator):
         assembled = assemble_package(load_job(self.evaluation["job_uri"], storage=storage), storage=storage)
         compression = assembled.metrics["compression"]
         self.log.info("%s serves. Against int8: %s", compression["serves"], compression["reasons"] or "nothing")
-        measured = {
-            graph: {name: compression[graph][name] for name in ("log_loss", "auc", "size_bytes", "latency_us")}
-            for graph in ("fp32", "int8")
-            if graph in compression
-        }
         return {
             "model": self.model,
             "package_uri": assembled.package.uri,
@@ -73,5 +68,5 @@ class CompressModelOperator(BaseOperator):
             "job_key": assembled.package.created_by_job,
             "serves": compression["serves"],
             "reasons": compression["reasons"],
-            **measured,
+            **{graph: compression[graph] for graph in ("fp32", "int8") if graph in compression},
         }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateModelOperator(BaseOperator):
-    """Measures a trained version on its held-out rows, beside base rate, boosted trees and champion, and judges it.
+    """Measures a trained version on its held-out rows, beside a constant, boosted trees and champion, and judges it.
 
     A version that its gates stop does not fail the task: the verdict goes to the ledger, with what it rests on, and to
     the tasks after this one. Killed and run again, it writes the same `evaluation.json`.
@@ -28,8 +28,8 @@ class EvaluateModelOperator(BaseOperator):
         ledger_conn_id: Connection of the ledger.
 
     Returns:
-        `model`, `job_uri`, `job_key`, `verdict` (pass, fail, inconclusive), `may_continue`, `reasons`, and `log_loss`
-        of version, base_rate, trees and champion.
+        `model`, `job_uri`, `job_key`, `verdict` (pass, fail, inconclusive), `may_continue`, `reasons`, and `loss` of
+        version, baseline, trees and champion.
 
     Raises:
         TrainingError: The job is not finished.
@@ -72,7 +72,7 @@ class EvaluateModelOperator(BaseOperator):
             model=self.model,
             kind="gate",
             subject=job.key,
-            evidence={name: report[name] for name in ("held_out", "version", "base_rate", "trees", "champion")}
+            evidence={name: report[name] for name in ("held_out", "loss", "version", "baseline", "trees", "champion")}
             | judgement.to_dict(),
             actor=f"train_{self.model}:{run_id}",
             key=f"gate:{self.model}:{job.key}:{run_id}",
@@ -85,7 +85,5 @@ class EvaluateModelOperator(BaseOperator):
             "verdict": judgement.verdict,
             "may_continue": judgement.may_continue,
             "reasons": judgement.reasons,
-            "log_loss": {
-                name: (report[name] or {}).get("log_loss") for name in ("version", "base_rate", "trees", "champion")
-            },
+            "loss": {name: (report[name] or {}).get("loss") for name in ("version", "baseline", "trees", "champion")},
         }

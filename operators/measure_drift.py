@@ -30,7 +30,7 @@ class MeasureDriftOperator(PartitionOperator):
 
     Returns:
         `partition`, `champion` (its version or None), `versions` with their counts and losses, `prediction_psi`,
-        `drifted_inputs`, `expected_gain`.
+        `label_psi`, `drifted_inputs`, `expected_gain`.
 
     Raises:
         PartitionError: The partition key is missing or names no partition.
@@ -61,14 +61,15 @@ class MeasureDriftOperator(PartitionOperator):
                 found.model_version: {
                     "num_predictions": found.num_predictions,
                     "num_labelled": found.num_labelled,
-                    "log_loss": found.log_loss,
-                    "base_rate_log_loss": found.base_rate_log_loss,
+                    "loss": found.loss,
+                    "baseline_loss": found.baseline_loss,
                 }
                 for found in measurement.versions
             },
             "prediction_psi": measurement.prediction_psi,
+            "label_psi": measurement.label_psi,
             "drifted_inputs": [item.name for item in measurement.inputs if item.exceeds(limits)],
-            "expected_gain": measurement.gain.nats if measurement.gain else None,
+            "expected_gain": measurement.gain.mean if measurement.gain else None,
         }
 
     def find_champion(self) -> Champion | None:

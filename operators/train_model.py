@@ -30,7 +30,7 @@ class TrainModelOperator(BaseOperator):
         lake_conn_id: Connection of the lake.
 
     Returns:
-        `model`, `job_uri`, `job_key`, `window`, `num_epochs`, `validation_log_loss`, `device`, `seconds` by step.
+        `model`, `job_uri`, `job_key`, `window`, `num_epochs`, `validation_loss`, `device`, `seconds` by step.
 
     Raises:
         BadInputError: The job or its data cannot be used.

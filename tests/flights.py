@@ -69,4 +69,4 @@ def log_predictions(
 def reference_of_month(*, spec: ModelSpec, storage: Storage, partition: str) -> dict[str, Any]:
     """Return the drift reference of the simple model, trained on a month."""
     table = training_set(spec=spec, storage=storage, partitions=(partition,))
-    return make_reference(table=table, scores=evening_scores(table), spec=spec)
+    return make_reference(table=table, predicted_BK=evening_scores(table), spec=spec)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from include.spec import CompressionSpec
+    from include.tasks import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,18 +17,23 @@ class GraphMetrics:
     """One graph on the held-out rows.
 
     Args:
-        log_loss: Nats.
-        auc: None if the rows hold one class only.
-        ece: Expected calibration error.
+        metrics: Rows, `loss`, and the task's own.
         size_bytes: Of the graph.
         latency_us: Rows of a request -> median microseconds of one run.
     """
 
-    log_loss: float
-    auc: float | None
-    ece: float
+    metrics: Metrics
     size_bytes: int
     latency_us: Mapping[int, float]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the rows."""
+        return float(self.metrics["loss"] or 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return {**self.metrics, "size_bytes": self.size_bytes, "latency_us": dict(self.latency_us)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +44,13 @@ class Comparison:
         num_rows: Rows.
         fp32: The graph that was trained.
         int8: The compressed one.
-        agreement_frac: Share of rows with the same decision at 0.5.
-        max_abs_diff: Largest difference of two probabilities.
+        agreement_frac: Share of rows on which both come to the same, as the task means it.
+        max_abs_diff: Largest difference of two predictions.
+        loss_name: What the loss is called.
     """
 
     num_rows: int
+    loss_name: str
     fp32: GraphMetrics
     int8: GraphMetrics
     agreement_frac: float
@@ -73,6 +81,7 @@ class Compression:
         found: dict[str, Any] = {"serves": self.serves, "reasons": list(self.reasons)}
         if self.comparison:
             found |= asdict(self.comparison) | {"speedup": self.comparison.speedup}
+            found |= {"fp32": self.comparison.fp32.to_dict(), "int8": self.comparison.int8.to_dict()}
         return found
 
 
@@ -85,15 +94,15 @@ def choose(comparison: Comparison | None, *, spec: CompressionSpec) -> Compressi
 
 
 def _objections(found: Comparison, spec: CompressionSpec) -> list[str | None]:
-    increase = found.int8.log_loss - found.fp32.log_loss
+    increase = found.int8.loss - found.fp32.loss
     speedup = found.speedup[min(found.speedup)]
     return [
         None
         if found.agreement_frac >= spec.min_agreement_frac
-        else f"it decides as fp32 on {found.agreement_frac:.4f} of the rows, {spec.min_agreement_frac} needed",
+        else f"it agrees with fp32 on {found.agreement_frac:.4f} of the rows, {spec.min_agreement_frac} needed",
         None
         if increase <= spec.max_loss_increase
-        else f"its log loss is {increase:.4f} higher, {spec.max_loss_increase} allowed",
+        else f"its {found.loss_name} is {increase:.4f} higher, {spec.max_loss_increase} allowed",
         _auc_objection(found, spec),
         None
         if speedup >= spec.min_speedup
@@ -102,9 +111,12 @@ def _objections(found: Comparison, spec: CompressionSpec) -> list[str | None]:
 
 
 def _auc_objection(found: Comparison, spec: CompressionSpec) -> str | None:
-    if found.fp32.auc is None or found.int8.auc is None:
+    if "auc" not in found.fp32.metrics:
+        return None
+    fp32, int8 = found.fp32.metrics["auc"], found.int8.metrics["auc"]
+    if fp32 is None or int8 is None:
         return "AUC could not be measured, the held-out rows have one outcome only"
-    decrease = found.fp32.auc - found.int8.auc
+    decrease = fp32 - int8
     if decrease <= spec.max_auc_decrease:
         return None
     return f"its AUC is {decrease:.4f} lower, {spec.max_auc_decrease} allowed"

@@ -1,6 +1,6 @@
 """ONNX graphs in onnxruntime, as the model server runs them.
 
-Shape suffixes: B rows, C categorical inputs, N numeric inputs.
+Shape suffixes: B rows, C categorical inputs, N numeric inputs, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
@@ -37,6 +37,6 @@ def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
 
 
 def score(session: onnxruntime.InferenceSession, categorical_BC: np.ndarray, numeric_BN: np.ndarray) -> np.ndarray:
-    """Return the probability of each row, shape (B,)."""
-    (probability_B,) = session.run(["probability"], {"categorical": categorical_BC, "numeric": numeric_BN})
-    return probability_B
+    """Return the prediction of each row, shape (B,) or (B, K): the graph's only output."""
+    (predicted_BK,) = session.run(None, {"categorical": categorical_BC, "numeric": numeric_BN})
+    return predicted_BK

@@ -54,8 +54,8 @@ def _months(months: list[Month]) -> Table:
             f"{month.num_entities:,}",
             "equal" if month.is_parity_checked else "-",
             ", ".join(f"v{version} {count:,}" for version, count in sorted(month.num_requests.items())) or "-",
-            _number(month.log_loss),
-            _number(month.base_rate_log_loss),
+            _number(month.loss),
+            _number(month.baseline_loss),
             month.verdict,
         )
     return table
@@ -63,12 +63,12 @@ def _months(months: list[Month]) -> Table:
 
 def _versions(versions: list[Version]) -> Table:
     table = _table("Versions, on the newest rows of their window, held out", "", *(f"v{v.version}" for v in versions))
-    quality = (("log loss", "log_loss"), ("AUC", "auc"), ("calibration error", "ece"))
+    quality = (("log loss", "loss"), ("AUC", "auc"), ("calibration error", "ece"))
     rows: list[tuple[str, list[str]]] = [
         ("window", [f"{v.window[0]} to {v.window[1]}" for v in versions]),
         *((name, [_number(v.metrics["validation"][metric]) for v in versions]) for name, metric in quality),
-        ("log loss of the base rate", [_number(v.metrics["base_rate"]["log_loss"]) for v in versions]),
-        ("log loss of boosted trees", [_number(v.metrics["trees"]["log_loss"]) for v in versions]),
+        ("log loss of the base rate", [_number(v.metrics["baseline"]["loss"]) for v in versions]),
+        ("log loss of boosted trees", [_number(v.metrics["trees"]["loss"]) for v in versions]),
         *(
             (f"{graph} size, latency of one row", [_graph(v.metrics["compression"], graph) for v in versions])
             for graph in ("fp32", "int8")
@@ -110,7 +110,7 @@ def _serving(entries: list[Entry]) -> Table:
 def _compared(compared: list[Compared]) -> Table:
     table = _table("The same month for all", "", "labelled rows", "log loss", "AUC")
     for item in compared:
-        table.add_row(item.name, f"{item.num_rows:,}", _number(item.log_loss), _number(item.auc))
+        table.add_row(item.name, f"{item.num_rows:,}", _number(item.loss), _number(item.auc))
     return table
 
 

@@ -14,7 +14,9 @@ from include.registry.models import list_versions
 from include.registry.package import METRICS, read_package
 from include.rollout.ledger import Ledger
 from include.spec import load_spec
-from include.training.metrics import auc, log_loss
+from include.tasks import task_of
+from include.tasks.outputs import repeat
+from include.training.evaluate import measure
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -39,8 +41,8 @@ class Month:
         num_entities: Entities whose features were materialized.
         is_parity_checked: Whether offline and online store were found equal.
         num_requests: Answered requests by model version.
-        log_loss: Of the champion's served predictions against the late labels; None without any.
-        base_rate_log_loss: Of the training window's constant rate on the same rows.
+        loss: Of the champion's served predictions against the late labels; None without any.
+        baseline_loss: Of the training window's constant answer on the same rows.
         verdict: What monitoring decided.
         reasons: Why.
     """
@@ -51,8 +53,8 @@ class Month:
     num_entities: int
     is_parity_checked: bool
     num_requests: Mapping[str, int]
-    log_loss: float | None
-    base_rate_log_loss: float | None
+    loss: float | None
+    baseline_loss: float | None
     verdict: str
     reasons: tuple[str, ...]
 
@@ -63,7 +65,7 @@ class Compared:
 
     name: str
     num_rows: int
-    log_loss: float
+    loss: float
     auc: float | None
 
 
@@ -95,8 +97,8 @@ def collect_months(deployment: Deployment, loop: Loop) -> list[Month]:
                 num_entities=features.get(key, {}).get("num_entities", 0),
                 is_parity_checked=key in features,
                 num_requests=dict(traffic.num_answers) if traffic else {},
-                log_loss=served.get("log_loss"),
-                base_rate_log_loss=served.get("base_rate_log_loss"),
+                loss=served.get("loss"),
+                baseline_loss=served.get("baseline_loss"),
                 verdict=decided["verdict"],
                 reasons=tuple(decided["reasons"]),
             )
@@ -125,6 +127,7 @@ def compare_versions(loop: Loop, *, month: str, versions: Iterable[Version]) -> 
     import numpy as np
 
     storage, spec = loop.deployment.home.storage, load_spec(MODEL)
+    task = task_of(spec)
     examples = load_examples(spec=spec, storage=storage, partitions=(month,)).to_pylist()
     label_by_id = {row["example_id"]: row["label"] for row in examples if row["label"] is not None}
     compared = []
@@ -132,18 +135,12 @@ def compare_versions(loop: Loop, *, month: str, versions: Iterable[Version]) -> 
         loop.score(month=month, version=version.version)
         scores = [row for row in _rows(storage, "scores", month) if row["example_id"] in label_by_id]
         label_B = np.array([label_by_id[row["example_id"]] for row in scores], dtype=float)
-        own_B = np.array([row["probability"] for row in scores])
-        rate = version.metrics["base_rate"]["probability"]
-        named = {f"v{version.version}": own_B, f"base rate of v{version.version}": np.full(len(own_B), rate)}
-        compared += [
-            Compared(
-                name=name,
-                num_rows=len(label_B),
-                log_loss=log_loss(label_B=label_B, probability_B=probability_B),
-                auc=auc(label_B=label_B, probability_B=probability_B),
-            )
-            for name, probability_B in named.items()
-        ]
+        own_B = np.array([row[task.output] for row in scores])
+        constant_B = repeat(version.metrics["baseline"][task.output], num_rows=len(own_B))
+        named = {f"v{version.version}": own_B, f"base rate of v{version.version}": constant_B}
+        for name, predicted_B in named.items():
+            found: Any = measure(task=task, label_B=label_B, predicted_BK=predicted_B)
+            compared.append(Compared(name=name, num_rows=len(label_B), loss=found["loss"], auc=found["auc"]))
     return compared
 
 
@@ -179,7 +176,7 @@ def require_complete(
     if len(versions) < min(trained, 1):
         problems.append(f"{trained} trainings were decided on and none registered a version")
     for version in versions:
-        own, constant = version.metrics["validation"]["log_loss"], version.metrics["base_rate"]["log_loss"]
+        own, constant = version.metrics["validation"]["loss"], version.metrics["baseline"]["loss"]
         if own >= constant:
             problems.append(f"v{version.version} has log loss {own:.4f}, the base rate {constant:.4f}")
     takeovers = [entry.evidence["champion"] for entry in entries if entry.kind in ("bootstrap", "promote")]
@@ -202,9 +199,7 @@ def to_document(*, months: list[Month], versions: list[Version], compared: list[
             {
                 "version": item.version,
                 "window": item.window,
-                **{
-                    name: item.metrics[name] for name in ("validation", "base_rate", "trees", "champion", "compression")
-                },
+                **{name: item.metrics[name] for name in ("validation", "baseline", "trees", "champion", "compression")},
             }
             for item in versions
         ],

@@ -21,14 +21,14 @@ class Champion:
     Args:
         version: Its number in the registry.
         reference: What it saw in training.
-        validation_log_loss: Its own, on the newest rows of its window, nats; None if its package does not say.
+        validation_loss: Its own, on the newest rows of its window; None if its package does not say.
         window_start: First partition of its training window.
         window_end: Last one.
     """
 
     version: str
     reference: Reference
-    validation_log_loss: float | None
+    validation_loss: float | None
     window_start: str | None
     window_end: str | None
 
@@ -61,18 +61,22 @@ def describe(version: ModelVersion, *, storage: Storage) -> Champion:
     return Champion(
         version=version.version,
         reference=parse_reference(package.contents[DRIFT_REFERENCE].decode()),
-        validation_log_loss=_validation_log_loss(package),
+        validation_loss=_validation_loss(package),
         window_start=version.tags.get("window_start"),
         window_end=version.tags.get("window_end"),
     )
 
 
-def _validation_log_loss(package: Package) -> float | None:
-    """Return the loss that the package states for what it serves on its validation rows."""
+def _validation_loss(package: Package) -> float | None:
+    """Return the loss that the package states for what it serves on its validation rows.
+
+    Packages from before there were tasks call it `log_loss`.
+    """
     if METRICS not in package.contents:
         return None
     metrics: Any = package.json(METRICS)
     try:
-        return float(metrics["validation"]["log_loss"])
+        found = metrics["validation"]
+        return float(found["loss"] if "loss" in found else found["log_loss"])
     except (KeyError, TypeError, ValueError):
         return None

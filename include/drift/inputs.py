@@ -1,6 +1,6 @@
-"""How far the inputs and scores of served rows are from what the champion saw in training.
+"""How far inputs, predictions and labels of served rows are from what the champion saw in training.
 
-Shape suffixes: B bins, N rows.
+Shape suffixes: B bins, N rows, K numbers of a prediction (absent where a row has one).
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from include.drift.reference import MISSING, as_float, category_counts
+from include.drift.reference import MISSING, NumericSketch, as_float, category_counts
 from include.drift.statistics import jensen_shannon_divergence, kolmogorov_smirnov, population_stability_index
+from include.tasks.outputs import as_columns
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from include.drift.reference import CategoricalSketch, NumericSketch, Reference
+    from include.drift.reference import CategoricalSketch, Reference
     from include.spec import DriftSpec
 
 NUM_PSI_BINS = 10
@@ -68,10 +69,25 @@ def measure_inputs(*, served: pa.Table, reference: Reference) -> tuple[InputDrif
     return (*categorical, *numeric)
 
 
-def score_psi(*, score_N: np.ndarray, reference: Reference) -> float:
-    """Return the population stability index of scores against the champion's on its training data, in nats."""
-    reference_B, current_B = _merged(reference.scores, score_N)
-    return population_stability_index(reference_B=reference_B, current_B=current_B)
+def prediction_psi(*, predicted_NK: np.ndarray, reference: Reference) -> float:
+    """Return the population stability index of predictions against the champion's on its training data, in nats.
+
+    Of several classes it is the largest of a class' probability.
+    """
+    found = []
+    for sketch, output_N in zip(reference.outputs, as_columns(predicted_NK).T, strict=True):
+        reference_B, current_B = _merged(sketch, output_N)
+        found.append(population_stability_index(reference_B=reference_B, current_B=current_B))
+    return max(found)
+
+
+def label_psi(*, labelled: pa.Table, reference: Reference) -> float | None:
+    """Return the population stability index of known labels against the training data's; None if one side has none."""
+    if reference.label is None or not labelled.num_rows:
+        return None
+    if isinstance(reference.label, NumericSketch):
+        return _numeric(name="label", values_N=as_float(labelled, "label"), sketch=reference.label).psi
+    return _categorical(name="label", counts=category_counts(labelled, "label"), sketch=reference.label).psi
 
 
 def _numeric(*, name: str, values_N: np.ndarray, sketch: NumericSketch) -> InputDrift:

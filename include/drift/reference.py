@@ -1,6 +1,6 @@
-"""What a model saw in training, small enough to travel in its package: a sketch of each input and of the scores.
+"""What a model saw in training, small enough to travel in its package: sketches of inputs, labels and predictions.
 
-Shape suffixes: B bins, N rows.
+Shape suffixes: B bins, N rows, K numbers of a prediction (absent where a row has one).
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, CorruptArtifactError
+from include.tasks import task_of
+from include.tasks.outputs import as_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
     import pyarrow as pa
 
     from include.spec import ModelSpec
+    from include.tasks.task import Constant
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_VERSION_WITHOUT_TASKS = 1
 NUM_FINE_BINS = 100
 MAX_CATEGORIES = 1000
 MISSING = ""
@@ -64,44 +68,47 @@ class Reference:
 
     Args:
         num_rows: Rows that were sketched.
-        label_frac: Share of positive labels among them: the constant base rate; None without labels.
+        baseline: The best constant answer to them: a base rate, class shares, or a mean; None without labels.
+        label: Sketch of their labels; None without labels.
         numeric: Input -> sketch.
         categorical: Input -> sketch.
-        scores: Sketch of the version's own scores on these rows.
+        outputs: Sketch of each number of the version's own predictions of these rows.
     """
 
     num_rows: int
-    label_frac: float | None
+    baseline: Constant | None
+    label: NumericSketch | CategoricalSketch | None
     numeric: Mapping[str, NumericSketch]
     categorical: Mapping[str, CategoricalSketch]
-    scores: NumericSketch
+    outputs: tuple[NumericSketch, ...]
 
 
-def make_reference(*, table: pa.Table, scores: Sequence[float], spec: ModelSpec) -> dict[str, Any]:
+def make_reference(*, table: pa.Table, predicted_BK: np.ndarray, spec: ModelSpec) -> dict[str, Any]:
     """Return the JSON-able reference of a version: write it as `drift_reference.json` into its package.
 
     Args:
         table: Rows the version was trained on, with every input of the spec as a column, and `label` if known.
-        scores: The version's probability for each of these rows, in the same order.
+        predicted_BK: The version's prediction of each of these rows, in the same order.
         spec: The model's spec.
 
     Raises:
-        BadInputError: There are no rows, another number of scores, or an input is not a column.
+        BadInputError: There are no rows, another number of predictions, or an input is not a column.
     """
     inputs = (*spec.features.categorical, *spec.features.numeric)
     absent = [name for name in inputs if name not in table.column_names]
-    if absent or table.num_rows == 0 or table.num_rows != len(scores):
+    if absent or table.num_rows == 0 or table.num_rows != len(predicted_BK):
         raise BadInputError(
-            f"a drift reference of {spec.name!r} needs rows, each input as a column, and one score a row; got "
-            f"{table.num_rows} rows, {len(scores)} scores, no column {absent}. Nothing was written. Pass all of them."
+            f"a drift reference of {spec.name!r} needs rows, each input as a column, and one prediction a row; "
+            f"got {table.num_rows} rows, {len(predicted_BK)} predictions, no column {absent}. "
+            "Nothing was written. Pass all of them."
         )
     return {
         "schema_version": SCHEMA_VERSION,
         "num_rows": table.num_rows,
-        "label_frac": _label_frac(table),
+        **_labels(table, spec=spec),
         "numeric": {name: _sketch_numeric(as_float(table, name)) for name in spec.features.numeric},
         "categorical": {name: _sketch_categorical(table, name) for name in spec.features.categorical},
-        "scores": _sketch_numeric(_floats(scores)),
+        "outputs": [_sketch_numeric(output_N) for output_N in as_columns(predicted_BK).astype("float64").T],
     }
 
 
@@ -112,14 +119,14 @@ def parse_reference(text: str) -> Reference:
         CorruptArtifactError: The text is not one, or is one of another schema version.
     """
     try:
-        raw = json.loads(text)
-        _require_version(raw["schema_version"])
+        raw = _current(json.loads(text))
         return Reference(
             num_rows=int(raw["num_rows"]),
-            label_frac=raw["label_frac"],
+            baseline=raw["baseline"],
+            label=None if raw["label"] is None else _sketch(raw["label"]),
             numeric={name: _numeric(sketch) for name, sketch in raw["numeric"].items()},
             categorical={name: CategoricalSketch(**sketch) for name, sketch in raw["categorical"].items()},
-            scores=_numeric(raw["scores"]),
+            outputs=tuple(_numeric(sketch) for sketch in raw["outputs"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifactError(
@@ -127,9 +134,17 @@ def parse_reference(text: str) -> Reference:
         ) from error
 
 
-def _require_version(found: object) -> None:
-    if found != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {found}, not {SCHEMA_VERSION}")
+def _current(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document as this version writes it; the first version knew true and false labels only."""
+    if raw["schema_version"] == _VERSION_WITHOUT_TASKS:
+        rate, num_rows = raw["label_frac"], int(raw["num_rows"])
+        num_true = round((rate or 0.0) * num_rows)
+        counts = {"true": num_true, "false": num_rows - num_true}
+        label = None if rate is None else {"counts": counts, "other": 0, "num_missing": 0}
+        return {**raw, "baseline": rate, "label": label, "outputs": [raw["scores"]]}
+    if raw["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {raw['schema_version']}, not {SCHEMA_VERSION}")
+    return raw
 
 
 def as_float(table: pa.Table, name: str) -> np.ndarray:
@@ -140,19 +155,20 @@ def as_float(table: pa.Table, name: str) -> np.ndarray:
     return column.to_numpy()
 
 
-def _label_frac(table: pa.Table) -> float | None:
-    import numpy as np
+def _labels(table: pa.Table, *, spec: ModelSpec) -> dict[str, Any]:
+    """Return the best constant for the labels that are known, and their sketch."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if "label" not in table.column_names:
-        return None
-    label_N = as_float(table, "label")
-    return float(np.nanmean(label_N)) if np.isfinite(label_N).any() else None
-
-
-def _floats(values: Sequence[float]) -> np.ndarray:
-    import numpy as np
-
-    return np.asarray(values, dtype=np.float64)
+    known = table.filter(pc.is_valid(table["label"])) if "label" in table.column_names else None
+    if known is None or not known.num_rows:
+        return {"baseline": None, "label": None}
+    task = task_of(spec)
+    is_number = pa.types.is_floating(known["label"].type)
+    return {
+        "baseline": task.constant(task.encode(known["label"])),
+        "label": _sketch_numeric(as_float(known, "label")) if is_number else _sketch_categorical(known, "label"),
+    }
 
 
 def _sketch_numeric(values_N: np.ndarray) -> dict[str, Any]:
@@ -186,6 +202,10 @@ def category_counts(table: pa.Table, name: str) -> dict[str, int]:
 
     column = pc.fill_null(table.column(name).cast(pa.string()), MISSING)
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
+
+
+def _sketch(raw: Mapping[str, Any]) -> NumericSketch | CategoricalSketch:
+    return _numeric(raw) if "edges" in raw else CategoricalSketch(**raw)
 
 
 def _numeric(raw: Mapping[str, Any]) -> NumericSketch:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from include import partitions
 from include.drift.served import SHADOW, join_labels
 from include.errors import InconclusiveError
+from include.features.definitions import measured_window
 from include.features.examples import training_set
 from include.lake.files import write_bytes
 
@@ -65,7 +66,7 @@ def _at_low_priority(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _write(*, spec: ModelSpec, storage: Storage, partition: str, version: ModelVersion) -> dict[str, Any]:
     import pyarrow.compute as pc
 
-    joined = join_labels(spec=spec, storage=storage, partition=partition)
+    joined = join_labels(spec=spec, storage=storage, partitions=measured_window(spec, partition))
     served = joined.filter(pc.and_(pc.not_equal(joined["role"], SHADOW), pc.is_valid(joined["label"])))
     reference = training_set(spec=spec, storage=storage, partitions=_window(version))
     if not served.num_rows or not reference.num_rows:
@@ -103,14 +104,16 @@ def _is_empty(table: pa.Table, name: str) -> bool:
 
 def _compare(*, spec: ModelSpec, served: pa.Table, reference: pa.Table, left_out: list[str]) -> Any:
     import numpy as np
+    import pyarrow as pa
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
     numeric = [name for name in spec.features.numeric if name not in left_out]
-    categorical = [*(name for name in spec.features.categorical if name not in left_out), "label"]
+    categorical = [name for name in spec.features.categorical if name not in left_out]
+    (numeric if pa.types.is_floating(served["label"].type) else categorical).append("label")
     definition = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
     current, trained = (
-        Dataset.from_pandas(_sample(table, columns=[*numeric, *categorical]), definition)
+        Dataset.from_pandas(_sample(table, numeric=numeric, categorical=categorical), definition)
         for table in (served, reference)
     )
     report = Report([DataDriftPreset()])
@@ -119,11 +122,12 @@ def _compare(*, spec: ModelSpec, served: pa.Table, reference: pa.Table, left_out
         return report.run(current_data=current, reference_data=trained)
 
 
-def _sample(table: pa.Table, *, columns: list[str]) -> Any:
-    """Return rows spread evenly over the table, as Evidently's pandas frame; the label, last, as a category."""
+def _sample(table: pa.Table, *, numeric: list[str], categorical: list[str]) -> Any:
+    """Return rows spread evenly over the table, as Evidently's pandas frame; true and false as texts."""
     import numpy as np
     import pyarrow as pa
 
     chosen = np.linspace(0, table.num_rows - 1, num=min(MAX_ROWS, table.num_rows), dtype=np.int64)
-    rows = table.select(columns).take(pa.array(chosen))
-    return rows.set_column(rows.num_columns - 1, "label", rows["label"].cast(pa.string())).to_pandas()
+    rows = table.select([*numeric, *categorical]).take(pa.array(chosen))
+    kinds = dict.fromkeys(numeric, pa.float64()) | dict.fromkeys(categorical, pa.string())
+    return rows.cast(pa.schema(list(kinds.items()))).to_pandas()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from include.errors import CorruptArtifactError
 from include.features.examples import load_examples
+from include.tasks import task_of
+from include.tasks.outputs import output_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,22 +26,22 @@ SHADOW = "shadow"
 """Role of a prediction that no caller saw."""
 
 
-def join_labels(*, spec: ModelSpec, storage: Storage, partition: str) -> pa.Table:
-    """Return the predictions of a partition's examples with their outcomes, sorted by example and version.
+def join_labels(*, spec: ModelSpec, storage: Storage, partitions: tuple[str, ...]) -> pa.Table:
+    """Return the predictions of some partitions' examples with their outcomes, sorted by example and version.
 
-    Columns: example_id, model_version, role, probability, logged_at, every input, event_at, and label (null while it
-    has not arrived, and for ever if the example never gets one). A request that was retried counts once: the answer
+    Columns: example_id, model_version, role, the task's output, logged_at, every input, event_at, and label (null while
+    it has not arrived, and for ever if the example never gets one). A request that was retried counts once: the answer
     logged last, whichever version gave it. Beside that, each version's last shadow prediction of the example is kept,
     unless the same version also answered.
 
     Raises:
         CorruptArtifactError: A file of the prediction log cannot be read.
-        NotFoundError: The partition's tables were never written.
+        NotFoundError: The model's tables were never written.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    examples = load_examples(spec=spec, storage=storage, partitions=(partition,))
+    examples = load_examples(spec=spec, storage=storage, partitions=partitions)
     examples = examples.select(["example_id", "event_at", "label"])
     predictions = read_predictions(spec=spec, storage=storage, example_ids=examples["example_id"])
     kept = predictions.take(pa.array(_newest_rows(predictions)))
@@ -62,7 +64,9 @@ def read_predictions(*, spec: ModelSpec, storage: Storage, example_ids: Sequence
     wanted = example_ids.combine_chunks() if isinstance(example_ids, pa.ChunkedArray) else pa.array(example_ids)
     try:
         dataset = ds.dataset(paths, schema=schema, filesystem=filesystem, format="parquet")
-        found = dataset.to_table(filter=pc.field("example_id").isin(wanted))
+        is_own = pc.field("example_id").isin(wanted)
+        # A file from before the model changed its task has no such column.
+        found = dataset.to_table(filter=is_own & pc.field(task_of(spec).output).is_valid())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise CorruptArtifactError(
             f"prediction log {storage.predictions(spec.name)} must be Parquet with the model's inputs; got: {error}. "
@@ -75,13 +79,14 @@ def prediction_schema(spec: ModelSpec) -> pa.Schema:
     """Return the columns of the prediction log that the monitor reads."""
     import pyarrow as pa
 
+    task = task_of(spec)
     return pa.schema(
         [
             ("request_id", pa.string()),
             ("example_id", pa.string()),
             ("model_version", pa.string()),
             ("role", pa.string()),
-            ("probability", pa.float64()),
+            (task.output, output_type(task)),
             ("logged_at", pa.timestamp("us", tz="UTC")),
             *((name, pa.string()) for name in spec.features.categorical),
             *((name, pa.float64()) for name in spec.features.numeric),
@@ -92,7 +97,7 @@ def prediction_schema(spec: ModelSpec) -> pa.Schema:
 def _parquet_files(*, storage: Storage, uri: str) -> tuple[fs.FileSystem, list[str]]:
     from pyarrow import fs
 
-    if storage.is_local:
+    if "://" not in uri:
         filesystem, folder = fs.LocalFileSystem(), uri
     else:
         options, folder = storage.options, uri.split("://", 1)[1]

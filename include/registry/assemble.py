@@ -1,6 +1,6 @@
 """A finished, evaluated job as a model package: graphs, encoding, golden rows, card, lock, drift reference.
 
-Shape suffix: B rows.
+Shape suffixes: B rows, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.compression.compare import compare
+from include.compression.compare import HeldOut, compare
 from include.compression.gate import Compression, choose
 from include.compression.graphs import open_graph, score
 from include.compression.quantize import quantize_int8
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NUM_GOLDEN_ROWS = 20
 GOLDEN_TOLERANCE = 1e-3
+"""Difference of two answers to a golden row, in the task's unit: 1 for probabilities, else the predictions' spread."""
 PACKAGE_FOLDER = "package"
 
 
@@ -65,14 +66,14 @@ def assemble_package(job: Job, *, storage: Storage) -> Assembled:
     rows = load_rows(job, storage=storage)
     fp32 = read_bytes(f"{job.output_uri}/{GRAPH_FILE}", storage=storage)
     graphs, compression = _compress(fp32, rows, job=job)
-    served_B = score(open_graph(graphs[names.SERVED_GRAPH]), rows.categorical_BC, rows.numeric_BN)
-    metrics = _metrics(job, rows, served_B, compression=compression, result=result, storage=storage)
+    served_BK = score(open_graph(graphs[names.SERVED_GRAPH]), rows.categorical_BC, rows.numeric_BN)
+    metrics = _metrics(job, rows, served_BK, compression=compression, result=result, storage=storage)
     lock = _lock(job, result, storage=storage)
     documents = {
-        names.GOLDEN: _golden(rows, served_B),
+        names.GOLDEN: _golden(rows, served_BK),
         names.METRICS: metrics,
         names.LOCK: lock,
-        names.DRIFT_REFERENCE: make_reference(table=rows.table, scores=served_B.tolist(), spec=job.spec),
+        names.DRIFT_REFERENCE: make_reference(table=rows.table, predicted_BK=served_BK, spec=job.spec),
     }
     contents = {
         **graphs,
@@ -95,29 +96,28 @@ def _compress(fp32: bytes, rows: Rows, *, job: Job) -> tuple[dict[str, bytes], C
         return {names.SERVED_GRAPH: fp32, names.FP32_GRAPH: fp32}, choose(None, spec=spec)
     int8 = quantize_int8(fp32)
     held_out = slice(rows.num_train, None)
-    comparison = compare(
-        fp32=fp32,
-        int8=int8,
+    measured_on = HeldOut(
         categorical_BC=rows.categorical_BC[held_out],
         numeric_BN=rows.numeric_BN[held_out],
         label_B=rows.label_B[held_out],
     )
+    comparison = compare(fp32=fp32, int8=int8, rows=measured_on, task=rows.task, tolerance=spec.agreement_tolerance)
     compression = choose(comparison, spec=spec)
     served = int8 if compression.serves == "int8" else fp32
     return {names.SERVED_GRAPH: served, names.FP32_GRAPH: fp32, names.INT8_GRAPH: int8}, compression
 
 
-def _golden(rows: Rows, served_B: np.ndarray) -> dict[str, Any]:
-    """Return rows spread over the held-out ones, with the scores that any server must answer."""
+def _golden(rows: Rows, served_BK: np.ndarray) -> dict[str, Any]:
+    """Return rows spread over the held-out ones, with the predictions that any server must answer."""
     import numpy as np
 
-    chosen = np.linspace(rows.num_train, len(served_B) - 1, NUM_GOLDEN_ROWS).astype(int)
+    chosen = np.linspace(rows.num_train, len(served_BK) - 1, NUM_GOLDEN_ROWS).astype(int)
     table = rows.table.take(chosen)
     columns = columns_of(table, rows.encoding)
     return {
         "columns": {name: [_plain(value) for value in values] for name, values in columns.items()},
-        "probability": [float(value) for value in served_B[chosen]],
-        "tolerance": GOLDEN_TOLERANCE,
+        rows.task.output: served_BK[chosen].tolist(),
+        "tolerance": GOLDEN_TOLERANCE * rows.task.unit(served_BK),
     }
 
 
@@ -129,13 +129,13 @@ def _plain(value: Any) -> Any:
 
 
 def _metrics(
-    job: Job, rows: Rows, served_B: np.ndarray, *, compression: Compression, result: Result, storage: Storage
+    job: Job, rows: Rows, served_BK: np.ndarray, *, compression: Compression, result: Result, storage: Storage
 ) -> dict[str, Any]:
     held_out = slice(rows.num_train, None)
     evaluation = read_evaluation(job, storage=storage)
     return {
         **evaluation,
-        "validation": measure(label_B=rows.label_B[held_out], probability_B=served_B[held_out]),
+        "validation": measure(task=rows.task, label_B=rows.label_B[held_out], predicted_BK=served_BK[held_out]),
         "compression": compression.to_dict(),
         "training": {
             "epochs": [epoch.model_dump() for epoch in result.epochs],

@@ -90,7 +90,7 @@ def _points(metrics: Mapping[str, Any]) -> Iterator[Point]:
     for step, epoch in enumerate(metrics["training"]["epochs"]):
         for name, value in epoch.items():
             yield Point(key=name, value=value, step=step)
-    named = {"held_out": metrics["validation"], "trees": metrics["trees"], "base_rate": metrics["base_rate"]}
+    named = {"held_out": metrics["validation"], "trees": metrics["trees"], "baseline": metrics["baseline"]}
     named |= {"champion": metrics["champion"] or {}}
     named |= {name: metrics["compression"].get(name, {}) for name in ("fp32", "int8")}
     for group, found in named.items():

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from include import partitions
+from include.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -73,9 +74,10 @@ def decide(
     """Return whether the newest data is worth a training.
 
     Without a champion: `bootstrap` as soon as a training window is published. With one: `retrain` if there is a symptom
-    (its loss rose, it is worse than a constant, inputs or scores drifted) *and* an expected gain that is large enough
-    and surely above 0, and nothing forbids it (an older partition, the cool-down, the budget). A symptom alone never
-    retrains: seasons move the weather all the time. What cannot be measured is `inconclusive`, which trains nothing.
+    (its loss rose, it is worse than a constant, inputs, predictions or labels drifted) *and* an expected gain that is
+    large enough and surely above 0, and nothing forbids it (an older partition, the cool-down, the budget). A symptom
+    alone never retrains: seasons move the weather all the time. What cannot be measured is `inconclusive`, which trains
+    nothing.
 
     Args:
         spec: The model, with its limits.
@@ -106,16 +108,17 @@ def _weigh(*, spec: ModelSpec, measurement: Measurement, champion: Champion) -> 
     if unknown:
         return _Finding(verdict=Verdict.INCONCLUSIVE, reasons=unknown)
     symptoms = _symptoms(spec=spec, measurement=measurement, champion=champion)
+    unit = f" {task_of(spec).loss_unit}".rstrip()
     if not symptoms:
         return _without_symptoms(measurement=measurement, champion=champion)
     gain, least = measurement.gain, spec.retraining.min_expected_gain
     if gain is None:
         why = f"the expected gain could not be measured: {measurement.gain_unknown}"
         return _Finding(verdict=Verdict.INCONCLUSIVE, reasons=(why, *symptoms))
-    measured = f"expected gain {gain.nats:+.4f} nats, standard error {gain.standard_error_nats:.4f}"
-    if gain.nats < least:
+    measured = f"expected gain {gain.mean:+.4f}{unit}, standard error {gain.standard_error:.4f}"
+    if gain.mean < least:
         return _Finding(verdict=Verdict.KEEP, reasons=(f"{measured}, is below {least:.4f}", *symptoms))
-    if gain.nats <= GAIN_CONFIDENCE_Z * gain.standard_error_nats:
+    if gain.mean <= GAIN_CONFIDENCE_Z * gain.standard_error:
         why = f"{measured}, is within {GAIN_CONFIDENCE_Z} standard errors of 0"
         return _Finding(verdict=Verdict.INCONCLUSIVE, reasons=(why, *symptoms))
     return _Finding(verdict=Verdict.RETRAIN, reasons=(f"{measured}, reaches {least:.4f}", *symptoms))
@@ -124,8 +127,8 @@ def _weigh(*, spec: ModelSpec, measurement: Measurement, champion: Champion) -> 
 def _without_symptoms(*, measurement: Measurement, champion: Champion) -> _Finding:
     """Return keep, unless a symptom was not found only because it could not be looked for."""
     unmeasured: list[str] = []
-    if champion.validation_log_loss is None:
-        unmeasured.append(f"champion {champion.version} does not say its validation log loss")
+    if champion.validation_loss is None:
+        unmeasured.append(f"champion {champion.version} does not say its validation loss")
     if not measurement.inputs:
         unmeasured.append("no inputs were served")
     if unmeasured:
@@ -155,7 +158,9 @@ def _symptoms(*, spec: ModelSpec, measurement: Measurement, champion: Champion) 
     if own is not None:
         found.extend(_losses(spec=spec, own=own, champion=champion))
     if measurement.prediction_psi is not None and measurement.prediction_psi > spec.drift.max_prediction_psi:
-        found.append(f"score PSI {measurement.prediction_psi:.3f} is above {spec.drift.max_prediction_psi}")
+        found.append(f"prediction PSI {measurement.prediction_psi:.3f} is above {spec.drift.max_prediction_psi}")
+    if measurement.label_psi is not None and measurement.label_psi > spec.drift.max_label_psi:
+        found.append(f"label PSI {measurement.label_psi:.3f} is above {spec.drift.max_label_psi}")
     drifted = [item.name for item in measurement.inputs if item.exceeds(spec.drift)]
     if drifted:
         found.append(f"{len(drifted)} of {len(measurement.inputs)} inputs drifted: {', '.join(drifted)}")
@@ -164,13 +169,15 @@ def _symptoms(*, spec: ModelSpec, measurement: Measurement, champion: Champion) 
 
 def _losses(*, spec: ModelSpec, own: Performance, champion: Champion) -> list[str]:
     found: list[str] = []
-    limit = spec.retraining.min_loss_increase
-    if own.log_loss is not None and champion.validation_log_loss is not None:
-        increase = own.log_loss - champion.validation_log_loss
-        if increase >= limit:
-            found.append(f"log loss {own.log_loss:.4f} is {increase:.4f} nats above validation, limit {limit}")
-    if own.log_loss is not None and own.base_rate_log_loss is not None and own.log_loss > own.base_rate_log_loss:
-        found.append(f"log loss {own.log_loss:.4f} is worse than the base rate's {own.base_rate_log_loss:.4f}")
+    if own.loss is None:
+        return found
+    task, limit = task_of(spec), spec.retraining.min_loss_increase
+    measured = f"{task.loss_name} {own.loss:.4f}"
+    if champion.validation_loss is not None and own.loss - champion.validation_loss >= limit:
+        increase = " ".join((f"{own.loss - champion.validation_loss:.4f}", task.loss_unit)).rstrip()
+        found.append(f"{measured} is {increase} above validation, limit {limit}")
+    if own.baseline_loss is not None and own.loss > own.baseline_loss:
+        found.append(f"{measured} is worse than the baseline's {own.baseline_loss:.4f}")
     return found
 
 
@@ -208,9 +215,11 @@ def _evidence(
         "partition": partition,
         "window": list(partitions.window(partition, spec.training.window_partitions)),
         "champion": None if champion is None else {"version": champion.version, "window_end": champion.window_end},
-        "validation_log_loss": None if champion is None else champion.validation_log_loss,
+        "loss_name": task_of(spec).loss_name,
+        "validation_loss": None if champion is None else champion.validation_loss,
         "performance": None if own is None else asdict(own),
         "prediction_psi": measurement.prediction_psi,
+        "label_psi": measurement.label_psi,
         "input_psi": {item.name: item.psi for item in measurement.inputs},
         "drifted_inputs": [item.name for item in measurement.inputs if item.exceeds(spec.drift)],
         "expected_gain": None if measurement.gain is None else asdict(measurement.gain),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,20 +32,20 @@ class Counters:
         requests: Requests that it scored or failed to score.
         errors: Those that it failed to score; a caller's own mistakes are not counted.
         latency_p95_ms: 95th percentile of its encoding and inference, in milliseconds; None without a sample.
-        score_sum: Sum of its scores.
-        score_count: Number of rows that it scored.
+        prediction_sums: Sum of its predictions; of several classes, of each probability.
+        num_predictions: Number of rows that it predicted.
     """
 
     requests: int = 0
     errors: int = 0
     latency_p95_ms: float | None = None
-    score_sum: float = 0.0
-    score_count: int = 0
+    prediction_sums: tuple[float, ...] = ()
+    num_predictions: int = 0
 
     @property
-    def mean_score(self) -> float | None:
-        """Mean of the scores, None without one."""
-        return self.score_sum / self.score_count if self.score_count else None
+    def mean_prediction(self) -> tuple[float, ...] | None:
+        """Mean of the predictions, or of the probability of each class; None without one."""
+        return tuple(total / self.num_predictions for total in self.prediction_sums) if self.num_predictions else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +163,8 @@ def _missing(*, challenger: Counters, champion: Counters, needed: int) -> list[s
     for name, counters in (("challenger", challenger), ("champion", champion)):
         if counters.requests < needed:
             missing.append(f"{name} took {counters.requests} of {needed} requests")
-        elif counters.mean_score is None or counters.latency_p95_ms is None:
-            missing.append(f"{name} has no score")
+        elif counters.mean_prediction is None or counters.latency_p95_ms is None:
+            missing.append(f"{name} has no prediction")
     return missing
 
 
@@ -174,10 +175,18 @@ def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) ->
     limit_ms = max(rollout.latency_floor_ms, rollout.max_latency_ratio * yardstick_ms)
     if latency_ms > limit_ms:
         worse.append(f"latency p95 {latency_ms:.3g} ms > {limit_ms:.3g} ms (champion {yardstick_ms:.3g} ms)")
-    shift = abs((challenger.mean_score or 0.0) - (champion.mean_score or 0.0))
-    if shift > rollout.max_mean_prediction_shift:
-        worse.append(f"mean score shift {shift:.4g} > {rollout.max_mean_prediction_shift:g}")
+    shift = _shift(challenger, champion)
+    if not shift <= rollout.max_mean_prediction_shift:
+        worse.append(f"mean prediction shift {shift:.4g} > {rollout.max_mean_prediction_shift:g}")
     return worse
+
+
+def _shift(challenger: Counters, champion: Counters) -> float:
+    """Return by how much the mean prediction differs; of several classes, the most that a mean probability does."""
+    ours, theirs = challenger.mean_prediction or (), champion.mean_prediction or ()
+    if len(ours) != len(theirs):
+        return math.inf  # predictions of other classes cannot be compared, so they are not alike
+    return max((abs(one - other) for one, other in zip(ours, theirs, strict=True)), default=0.0)
 
 
 def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_s: float) -> dict[str, Any]:
@@ -186,7 +195,7 @@ def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_
             "requests": counted.requests,
             "errors": counted.errors,
             "latency_p95_ms": counted.latency_p95_ms,
-            "mean_score": counted.mean_score,
+            "mean_prediction": counted.mean_prediction,
         }
         for name, counted in (("challenger", challenger), ("champion", champion))
     }

@@ -84,8 +84,8 @@ def read_state(answer: Mapping[str, Any]) -> RolloutState:
             requests=item["requests"],
             errors=item["errors"],
             latency_p95_ms=item["latency_ms"]["p95"],
-            score_sum=item["score_sum"],
-            score_count=item["score_count"],
+            prediction_sums=tuple(item["prediction_sums"]),
+            num_predictions=item["num_predictions"],
         )
         for item in answer["counters"]
     }

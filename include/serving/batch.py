@@ -1,19 +1,20 @@
 """Batch scores: a whole partition through one version, with the features that serving would have had.
 
-Shape suffix: B rows.
+Shape suffixes: B rows, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from include.errors import NotFoundError
 from include.features.examples import load_examples, with_store_features
 from include.lake.tables import write_partition
 from include.serving.versions import load_version
+from include.tasks.outputs import output_type
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from include.lake.storage import Storage
@@ -29,8 +30,8 @@ BATCH_ROWS = 8192
 def score_partition(*, spec: ModelSpec, storage: Storage, partition: str, version: ModelVersion) -> Commit:
     """Score all examples of a partition, cancelled ones too, into the Delta table `scores`.
 
-    Columns: example_id, event_at, model_version, probability, partition. A partition holds the scores of one version,
-    the one that scored it last; equal scores make no new version of the table.
+    Columns: example_id, event_at, model_version, the task's output, partition. A partition holds the scores of one
+    version, the one that scored it last; equal scores make no new version of the table.
 
     Raises:
         NotFoundError: The partition was never published, or there is no package.
@@ -52,7 +53,7 @@ def score_partition(*, spec: ModelSpec, storage: Storage, partition: str, versio
             "example_id": rows["example_id"],
             "event_at": rows["event_at"],
             "model_version": pa.array([version.version] * rows.num_rows, pa.string()),
-            "probability": pa.array(_scores(loaded, rows), pa.float32()),
+            loaded.task.output: pa.array(_predictions(loaded, rows), output_type(loaded.task)),
             "partition": rows["partition"],
         }
     )
@@ -65,13 +66,9 @@ def score_partition(*, spec: ModelSpec, storage: Storage, partition: str, versio
     )
 
 
-def _scores(loaded: LoadedVersion, rows: pa.Table) -> np.ndarray:
-    import numpy as np
-
+def _predictions(loaded: LoadedVersion, rows: pa.Table) -> list[Any]:
     names = (*loaded.encoding.categorical, *loaded.encoding.numeric)
     inputs = rows.select(names)
-    found: list[Any] = [
-        loaded.score({name: batch[name].to_pylist() for name in names})
-        for batch in inputs.to_batches(max_chunksize=BATCH_ROWS)
-    ]
-    return np.concatenate(found)
+    batches = inputs.to_batches(max_chunksize=BATCH_ROWS)
+    scored = (loaded.score({name: batch[name].to_pylist() for name in names}).tolist() for batch in batches)
+    return list(chain.from_iterable(scored))

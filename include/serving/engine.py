@@ -90,10 +90,10 @@ class Engine:
         return load_version(spec=load_spec(model), version=version, uri=uri, digest=digest)
 
     def require_champions_inputs(self, loaded: LoadedVersion) -> None:
-        """Refuse a version of other inputs than the routed champion's: one reader serves all versions of a model.
+        """Refuse a version of other inputs or outputs than the routed champion's: one reader serves all versions.
 
         Raises:
-            BadInputError: Its graph, or model.yaml since the champion was loaded, names other inputs or kinds.
+            BadInputError: Its graph, or model.yaml since the champion was loaded, names other inputs, kinds or outputs.
         """
         served = self.models.get(loaded.model)
         champion = served.versions.get(served.routes.champion or "") if served else None
@@ -102,11 +102,12 @@ class Engine:
         asked = RequestReader.of(load_spec(loaded.model), max_rows=self.max_rows)
         differing = champion.input_kinds.items() ^ loaded.input_kinds.items()
         differing |= served.reader.input_kinds.items() ^ asked.input_kinds.items()
-        if differing:
+        names = {name for name, _ in differing} | ({"label"} if served.reader.output != asked.output else set())
+        if names:
             raise BadInputError(
-                f"version {loaded.version} of model {loaded.model!r} must have the inputs of the champion, version "
-                f"{champion.version}; got a difference in {', '.join(sorted({name for name, _ in differing}))}. It was "
-                "not loaded; the champion goes on serving. Give the model a new name, or route nothing first."
+                f"version {loaded.version} of model {loaded.model!r} must have the inputs and the label of champion "
+                f"{champion.version}; got a difference in {', '.join(sorted(names))}. It was not loaded; the "
+                "champion goes on serving. Give the model a new name, or route nothing first."
             )
 
     def add(self, loaded: LoadedVersion) -> None:
@@ -209,13 +210,15 @@ class Engine:
         now_us = time.time_ns() // 1000
         is_current = served.revision == self.router.state(model).revision
         for outcome in scored.outcomes:
-            is_ok = outcome.probabilities is not None
+            predictions = outcome.predictions or ()
+            is_ok = outcome.predictions is not None
             self.metrics.scored(
                 model=model, version=outcome.version, role=outcome.role, ok=is_ok, latency_ms=outcome.latency_ms
             )
             if is_current:  # work that began under earlier routes says nothing about the present ones
-                self.router.window(model, outcome.version, outcome.role).add(outcome.probabilities, outcome.latency_ms)
-            if outcome.probabilities is not None:
+                window = self.router.window(model, outcome.version, outcome.role)
+                window.add(outcome.sums, num_rows=len(predictions), latency_ms=outcome.latency_ms)
+            if is_ok:
                 self.log.append(
                     LogRecord(
                         model=model,
@@ -223,7 +226,8 @@ class Engine:
                         example_ids=scored.example_ids,
                         version=outcome.version,
                         role=outcome.role,
-                        probabilities=outcome.probabilities,
+                        task=served.reader.task,
+                        predictions=predictions,
                         columns=scored.columns,
                         strings=served.reader.strings,
                         logged_at_us=now_us,

@@ -14,10 +14,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.tasks.outputs import output_type
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pyarrow as pa
+
+    from include.tasks import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +39,8 @@ class LogRecord:
         example_ids: The rows' names, None when the caller sent none.
         version: Version that scored.
         role: champion, canary or shadow.
-        probabilities: Scores.
+        task: What was predicted; it names the column.
+        predictions: A number for each row, or a list of them for each.
         columns: Every model input, request and store features alike, as the graph saw it.
         strings: Which of them are strings; the others are numbers.
         logged_at_us: Microseconds since 1970, UTC.
@@ -46,7 +51,8 @@ class LogRecord:
     example_ids: Sequence[str] | None
     version: str
     role: str
-    probabilities: Sequence[float]
+    task: Task
+    predictions: Sequence[Any]
     columns: Mapping[str, Sequence[Any]]
     strings: frozenset[str]
     logged_at_us: int
@@ -89,7 +95,7 @@ class PredictionLog:
 
     def append(self, record: LogRecord) -> None:
         """Queue a record, or drop and count its rows."""
-        num_rows = len(record.probabilities)
+        num_rows = len(record.predictions)
         with self._changed:
             if self._closed or self._num_pending + num_rows > self.max_pending_rows:
                 self.num_dropped += num_rows
@@ -134,11 +140,11 @@ class PredictionLog:
                 self._records.clear()
                 self._is_writing, self._flush_asked = bool(records), False
                 is_last = self._closed
-            by_model: dict[str, list[LogRecord]] = defaultdict(list)
+            by_kind: dict[tuple[str, Task], list[LogRecord]] = defaultdict(list)
             for record in records:
-                by_model[record.model].append(record)
-            for model, of_model in by_model.items():
-                self._write_file(model, of_model)
+                by_kind[record.model, record.task].append(record)
+            for (model, _), of_kind in by_kind.items():
+                self._write_file(model, of_kind)
             with self._changed:
                 self._num_pending -= num_rows
                 self._is_writing = False
@@ -150,7 +156,7 @@ class PredictionLog:
         return self._closed or self._flush_asked or self._num_pending >= self.flush_rows
 
     def _write_file(self, model: str, records: list[LogRecord]) -> None:
-        num_rows = sum(len(record.probabilities) for record in records)
+        num_rows = sum(len(record.predictions) for record in records)
         folder = Path(self.folder_of(model))
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
         temporary = folder / f".{name}{TEMPORARY_SUFFIX}"
@@ -184,9 +190,11 @@ def remove_stale_files(folders: Iterable[Path], *, now_s: float) -> int:
 
 
 def _table(records: Sequence[LogRecord]) -> pa.Table:
+    """Return records of one model and one task as rows."""
     import pyarrow as pa
 
-    counts = [len(record.probabilities) for record in records]
+    task = records[0].task
+    counts = [len(record.predictions) for record in records]
 
     def repeat(values: Iterable[Any]) -> list[Any]:
         return list(chain.from_iterable([value] * count for value, count in zip(values, counts, strict=True)))
@@ -199,7 +207,7 @@ def _table(records: Sequence[LogRecord]) -> pa.Table:
         "example_id": pa.array(list(chain.from_iterable(example_ids)), pa.string()),
         "model_version": pa.array(repeat(record.version for record in records), pa.string()),
         "role": pa.array(repeat(record.role for record in records), pa.string()),
-        "probability": pa.array(list(chain.from_iterable(r.probabilities for r in records)), pa.float32()),
+        task.output: pa.array(list(chain.from_iterable(r.predictions for r in records)), output_type(task)),
         "logged_at": pa.array(repeat(record.logged_at_us for record in records), pa.timestamp("us", tz="UTC")),
     }
     strings = frozenset[str]().union(*(record.strings for record in records))

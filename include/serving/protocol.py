@@ -1,6 +1,6 @@
 """Requests and answers of the Open Inference Protocol v2, checked strictly against a model's spec.
 
-Shape suffix: B rows.
+Shape suffixes: B rows, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
@@ -8,16 +8,19 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from include.errors import BadInputError
+from include.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from include.spec import ModelSpec
+    from include.tasks import Task
 
 EXAMPLE_ID = "example_id"
 NUMERIC_DATATYPES = ("FP32", "FP64", "INT64", "INT32")
@@ -81,11 +84,13 @@ class RequestReader:
 
     Args:
         model: The model's name, for messages.
+        task: What it predicts.
         inputs: The tensors it needs, by name.
         max_rows: Most rows a request may have.
     """
 
     model: str
+    task: Task
     inputs: Mapping[str, InputSpec]
     max_rows: int
 
@@ -95,7 +100,7 @@ class RequestReader:
         inputs = {f.name: InputSpec(name=f.name, kind=f.kind, nullable=f.nullable) for f in spec.features.request}
         for entity in spec.features.entities:
             inputs.setdefault(entity, InputSpec(name=entity, kind="entity", nullable=True))
-        return cls(model=spec.name, inputs=inputs, max_rows=max_rows)
+        return cls(model=spec.name, task=task_of(spec), inputs=inputs, max_rows=max_rows)
 
     @cached_property
     def strings(self) -> frozenset[str]:
@@ -106,6 +111,11 @@ class RequestReader:
     def input_kinds(self) -> dict[str, str]:
         """Input of a request -> categorical, numeric or entity."""
         return {name: declared.kind for name, declared in self.inputs.items()}
+
+    @cached_property
+    def output(self) -> dict[str, tuple[str, ...]]:
+        """Name of what is answered -> order of its classes."""
+        return {self.task.output: self.task.classes}
 
     def read(self, body: bytes) -> InferRequest:
         """Return the checked request.
@@ -199,9 +209,11 @@ class RequestReader:
         return BadInputError(f"a request to model {self.model!r} {what}. {REMEDY.format(model=self.model)}")
 
 
-def answer(*, model: str, version: str, request_id: str, probability_B: Sequence[float]) -> bytes:
-    """Return the body of a good answer."""
-    output = {"name": "probability", "datatype": "FP32", "shape": [len(probability_B)], "data": probability_B}
+def answer(*, task: Task, model: str, version: str, request_id: str, predicted_BK: Sequence[Any]) -> bytes:
+    """Return the body of a good answer; the probabilities of several classes row by row in one list."""
+    num_rows = len(predicted_BK)
+    data = list(chain.from_iterable(predicted_BK)) if task.classes else predicted_BK
+    output = _output(task, num_rows=num_rows) | {"data": data}
     return msgspec.json.encode({"model_name": model, "model_version": version, "id": request_id, "outputs": [output]})
 
 
@@ -214,5 +226,13 @@ def metadata(reader: RequestReader, *, versions: Sequence[str]) -> dict[str, Any
         "versions": list(versions),
         "platform": "onnxruntime_onnx",
         "inputs": [*inputs, optional],
-        "outputs": [{"name": "probability", "datatype": "FP32", "shape": [-1]}],
+        "outputs": [_output(reader.task, num_rows=-1)],
     }
+
+
+def _output(task: Task, *, num_rows: int) -> dict[str, Any]:
+    """Return name, type and shape of what is answered; for several classes also their order."""
+    named: dict[str, Any] = {"name": task.output, "datatype": "FP32", "shape": [num_rows]}
+    if task.classes:
+        named |= {"shape": [num_rows, len(task.classes)], "parameters": {"classes": list(task.classes)}}
+    return named

@@ -85,18 +85,18 @@ class WindowCounters:
 
     requests: int = 0
     errors: int = 0
-    score_sum: float = 0.0
-    score_count: int = 0
+    prediction_sums: tuple[float, ...] = ()
+    num_predictions: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_SAMPLES))
 
-    def add(self, scores: Sequence[float] | None, latency_ms: float) -> None:
-        """Count one request; no scores: the version failed."""
+    def add(self, sums: Sequence[float], *, num_rows: int, latency_ms: float) -> None:
+        """Count one request by the sum of each number of its predictions; no rows: the version failed."""
         self.requests += 1
-        if scores is None:
+        if not num_rows:
             self.errors += 1
             return
-        self.score_sum += sum(scores)
-        self.score_count += len(scores)
+        self.prediction_sums = tuple(map(sum, zip(self.prediction_sums or [0.0] * len(sums), sums, strict=True)))
+        self.num_predictions += num_rows
         self.latencies_ms.append(latency_ms)
 
     def to_json(self, *, version: str, role: str) -> dict[str, Any]:
@@ -111,8 +111,8 @@ class WindowCounters:
             "role": role,
             "requests": self.requests,
             "errors": self.errors,
-            "score_sum": self.score_sum,
-            "score_count": self.score_count,
+            "prediction_sums": list(self.prediction_sums),
+            "num_predictions": self.num_predictions,
             "latency_ms": {"samples": len(ordered), **quantiles},
         }
 

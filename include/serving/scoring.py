@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from include.errors import ServiceError
 from include.serving.protocol import answer
 from include.serving.router import Routes
+from include.tasks.outputs import as_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,12 +47,21 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one version made of one request; no probabilities: it failed."""
+    """What one version made of one request.
+
+    Args:
+        version: The version.
+        role: champion, canary or shadow.
+        latency_ms: Of its encoding and inference.
+        predictions: A number for each row, or a list of them for each; None: it failed.
+        sums: Of each number over the rows.
+    """
 
     version: str
     role: str
     latency_ms: float
-    probabilities: Sequence[float] | None
+    predictions: Sequence[Any] | None
+    sums: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +92,18 @@ def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Sc
     if role == "canary" and version not in served.versions:
         version, role = champion, "champion"  # the canary did nothing, so nothing is counted for it
     outcomes = [attempt(served, version, role, columns)]
-    if outcomes[0].probabilities is None and role == "canary" and champion in served.versions:
+    if outcomes[0].predictions is None and role == "canary" and champion in served.versions:
         outcomes.append(attempt(served, champion, "champion", columns))
     last = outcomes[-1]
     text = b""
-    if last.probabilities is not None:
-        text = answer(model=model, version=last.version, request_id=request_id, probability_B=last.probabilities)
+    if last.predictions is not None:
+        text = answer(
+            task=served.reader.task,
+            model=model,
+            version=last.version,
+            request_id=request_id,
+            predicted_BK=last.predictions,
+        )
     return Scored(
         served=served,
         request_id=request_id,
@@ -115,10 +131,13 @@ def attempt(served: ServedModel, version: str | None, role: str, columns: Mappin
             "was scored or counted. GET /v2/health/ready says why: load it again, or route another version."
         )
     started = time.perf_counter()
-    probabilities: Sequence[float] | None = None
+    predictions: Sequence[Any] | None = None
+    sums: tuple[float, ...] = ()
     try:
-        probabilities = loaded.score(columns).tolist()
+        predicted_BK = loaded.score(columns)
+        sums = tuple(as_columns(predicted_BK).sum(axis=0, dtype="float64").tolist())
+        predictions = predicted_BK.tolist()
     except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
         _LOG.exception("version %s of model %r could not score as %s", version, served.spec.name, role)
     latency_ms = (time.perf_counter() - started) * 1e3
-    return Outcome(version=version, role=role, latency_ms=latency_ms, probabilities=probabilities)
+    return Outcome(version=version, role=role, latency_ms=latency_ms, predictions=predictions, sums=sums)

@@ -1,17 +1,19 @@
 """A version in memory: its package verified, its graph ready to score.
 
-Shape suffixes: B rows, C categorical inputs, N numeric inputs.
+Shape suffixes: B rows, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
 from include.features.encoding import Encoding
 from include.registry.package import ENCODING, GOLDEN, SERVED_GRAPH, read_package
+from include.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from include.spec import ModelSpec
+    from include.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class LoadedVersion:
         version: Its version.
         uri: Folder of its package.
         digest: Digest of the package, verified.
+        task: What it predicts.
         encoding: How columns become tensors.
         session: The graph.
         golden: Rows whose scores training recorded.
@@ -40,6 +44,7 @@ class LoadedVersion:
     version: str
     uri: str
     digest: str
+    task: Task
     encoding: Encoding
     session: onnxruntime.InferenceSession
     golden: Mapping[str, Any]
@@ -50,40 +55,37 @@ class LoadedVersion:
         return dict.fromkeys(self.encoding.categorical, "categorical") | dict.fromkeys(self.encoding.numeric, "numeric")
 
     def score(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """Return the probability of each row, shape (B,), float32.
+        """Return the prediction of each row, shape (B,) or (B, K), float32.
 
         Raises:
-            ServiceError: The graph answered another shape, or a number that is no probability.
+            ServiceError: The graph answered another shape, or numbers that are no predictions of the task.
         """
         import numpy as np
 
         categorical_BC, numeric_BN = self.encoding.encode(columns)
-        (raw,) = self.session.run(["probability"], {"categorical": categorical_BC, "numeric": numeric_BN})
-        probability_B = np.asarray(raw, dtype=np.float32)
-        in_range = probability_B.shape == (len(categorical_BC),) and bool(
-            np.all((probability_B >= 0) & (probability_B <= 1))  # NaN compares false
-        )
-        if not in_range:
+        (raw,) = self.session.run([self.task.output], {"categorical": categorical_BC, "numeric": numeric_BN})
+        predicted_BK = np.asarray(raw, dtype=np.float32)
+        problem = self.task.prediction_problem(predicted_BK, num_rows=len(categorical_BC))
+        if problem:
             raise ServiceError(
-                f"model {self.model!r} version {self.version} must answer {len(categorical_BC)} probabilities within 0 "
-                f"to 1; got shape {probability_B.shape}, values {probability_B.ravel()[:3].tolist()}. The answer was "
-                "discarded. Roll the version back."
+                f"model {self.model!r} version {self.version} must answer {problem}. The answer was discarded. Roll "
+                "the version back."
             )
-        return probability_B
+        return predicted_BK
 
     def check_golden(self) -> dict[str, Any]:
         """Score the golden rows; `passed` says whether each score is within the tolerance of the recorded one."""
         import numpy as np
 
-        wanted_B = np.asarray(self.golden["probability"], dtype=np.float32)
+        wanted_BK = np.asarray(self.golden[self.task.output], dtype=np.float32)
         tolerance = float(self.golden["tolerance"])
-        found_B = self.score(self.golden["columns"])
-        difference = float(np.max(np.abs(found_B - wanted_B))) if len(wanted_B) == len(found_B) else math.inf
+        found_BK = self.score(self.golden["columns"])
+        difference = float(np.max(np.abs(found_BK - wanted_BK))) if wanted_BK.shape == found_BK.shape else math.inf
         if not math.isfinite(difference):
-            difference = 1.0  # no two probabilities are further apart, and JSON has no infinity
+            difference = sys.float_info.max  # JSON has no infinity
         return {
-            "passed": bool(len(wanted_B)) and difference <= tolerance,
-            "num_rows": len(wanted_B),
+            "passed": bool(len(wanted_BK)) and difference <= tolerance,
+            "num_rows": len(wanted_BK),
             "max_abs_diff": difference,
             "tolerance": tolerance,
         }
@@ -95,9 +97,9 @@ def load_version(*, spec: ModelSpec, version: str, uri: str, digest: str) -> Loa
     Raises:
         NotFoundError: There is no package.
         CorruptArtifactError: A digest differs, a file is missing, or the graph cannot be loaded.
-        BadInputError: The package was trained on other inputs than the spec declares.
+        BadInputError: The package was trained on other inputs, or for another task, than the spec declares.
     """
-    package = read_package(uri)
+    package, task = read_package(uri), task_of(spec)
     named = f"package {uri} of model {spec.name!r} version {version}"
     if (package.digest, package.model) != (digest, spec.name):
         raise CorruptArtifactError(
@@ -108,14 +110,17 @@ def load_version(*, spec: ModelSpec, version: str, uri: str, digest: str) -> Loa
         encoding = Encoding.from_json(package.contents[ENCODING].decode())
         _require_same_inputs(encoding, spec, named)
         golden = package.json(GOLDEN)
+        session = _open_graph(package.contents[SERVED_GRAPH])
+        _require_same_task(session, task, named)
         loaded = LoadedVersion(
             model=spec.name,
             version=version,
             uri=uri,
             digest=digest,
+            task=task,
             encoding=encoding,
-            session=_open_graph(package.contents[SERVED_GRAPH]),
-            golden={name: golden[name] for name in ("columns", "probability", "tolerance")},
+            session=session,
+            golden={name: golden[name] for name in ("columns", task.output, "tolerance")},
         )
         loaded.score(golden["columns"])  # the first run allocates; no caller should wait for that
     except BadInputError:
@@ -145,4 +150,13 @@ def _require_same_inputs(encoding: Encoding, spec: ModelSpec, named: str) -> Non
             f"{named} must be trained on the inputs that model.yaml declares; got "
             f"{sorted(trained - declared)} too many, {sorted(declared - trained)} missing. Nothing was loaded. "
             "Train it again, or go back to the spec's commit."
+        )
+
+
+def _require_same_task(session: onnxruntime.InferenceSession, task: Task, named: str) -> None:
+    found = [output.name for output in session.get_outputs()]
+    if found != [task.output]:
+        raise BadInputError(
+            f"{named} must answer {task.output!r}, as the task of model.yaml does; got {', '.join(found)}. Nothing was "
+            "loaded. Train it again, or go back to the spec's commit."
         )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SMALLEST = 1e-7
 _MAX_STEPS = 50
+_SMALLEST_ERROR_FRAC = 1e-2
+"""Of the mean error: an error below it weighs no more, else one row that fits exactly would outweigh all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +157,13 @@ def fit_affine(
     mean, spread = float(prediction_N.mean()), float(prediction_N.std()) or 1.0
     design_NP = np.stack([np.ones(len(prediction_N)), (prediction_N - mean) / spread], axis=1)
     error_N = label_N - prediction_N
-    least = _SMALLEST * (float(np.abs(error_N).max()) or 1.0)
+    least = _SMALLEST_ERROR_FRAC * (float(np.abs(error_N).mean()) or 1.0)
     fitted_P, weight_N = np.zeros(2), np.ones(len(error_N))
     for _ in range(_MAX_STEPS):
         weighted_PN = (design_NP * weight_N[:, None]).T
         found_P = np.linalg.solve(weighted_PN @ design_NP + np.eye(2), weighted_PN @ error_N)
         change, fitted_P = float(np.abs(found_P - fitted_P).max()), found_P
-        if loss == "squared_error" or change <= least:
+        if loss == "squared_error" or change <= _SMALLEST * least:
             break
         size_N = np.maximum(np.abs(error_N - design_NP @ fitted_P), least)
         weight_N = np.minimum(1.0, huber_delta / size_N) if loss == "huber" else 1.0 / size_N

@@ -139,7 +139,12 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: _Stop, watch: _Watch
     fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say)
     watch.lap("fit")
     newest = slice(-_TRACED_ROWS, None)
-    graph = export_onnx(fitted.network, categorical_BC=rows.categorical_BC[newest], numeric_BN=rows.numeric_BN[newest])
+    graph = export_onnx(
+        fitted.network,
+        task=rows.task,
+        categorical_BC=rows.categorical_BC[newest],
+        numeric_BN=rows.numeric_BN[newest],
+    )
     contents = {GRAPH_FILE: graph, ENCODING_FILE: rows.encoding.to_json().encode()}
     watch.lap("export")
     result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds)
@@ -160,7 +165,7 @@ def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes],
         best_epoch=fitted.best_epoch,
         num_train_rows=rows.num_train,
         num_validation_rows=len(rows.label_B) - rows.num_train,
-        base_rate=rows.base_rate,
+        baseline=rows.baseline,
         device="cuda" if torch.cuda.is_available() else "cpu",
         packages=_versions(),
         seconds=seconds,

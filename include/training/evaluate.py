@@ -1,6 +1,6 @@
 """How good a trained version is on the rows that were held out, overall and by slice, and beside what.
 
-Shape suffix: B rows.
+Shape suffixes: B rows, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from include.compression.graphs import open_graph, score
 from include.errors import NotFoundError, TrainingError
 from include.lake.files import read_bytes, write_bytes
+from include.tasks.outputs import repeat
 from include.training.competitors import ChampionScores, score_champion, score_trees
 from include.training.gates import Judgement, Measured, judge
-from include.training.metrics import auc, expected_calibration_error, log_loss
 from include.training.result import GRAPH_FILE, read_result
 from include.training.rows import load_rows
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from include.lake.storage import Storage
     from include.registry.models import ModelVersion
+    from include.tasks import Metrics, Task
+    from include.tasks.task import Constant
     from include.training.job import Job
 
 EVALUATION_FILE = "evaluation.json"
-
-Metrics = dict[str, float | int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class Evaluation:
 
     Args:
         judgement: The gates' answer.
-        report: JSON-able: metrics of the version, base rate, trees and champion, overall and by slice.
+        report: JSON-able: metrics of the version, the best constant (`baseline`), trees and champion, overall and by
+            slice; `loss` says what the loss is called and its unit.
     """
 
     judgement: Judgement
@@ -64,17 +65,20 @@ def evaluate(job: Job, *, storage: Storage, champion: ModelVersion | None) -> Ev
             "the training task again."
         )
     rows = load_rows(job, storage=storage)
-    held_out, label_B = rows.table.slice(rows.num_train), rows.label_B[rows.num_train :]
+    task, held_out, label_B = rows.task, rows.table.slice(rows.num_train), rows.label_B[rows.num_train :]
     graph = open_graph(read_bytes(f"{job.output_uri}/{GRAPH_FILE}", storage=storage))
-    probability_B = score(graph, rows.categorical_BC[rows.num_train :], rows.numeric_BN[rows.num_train :])
-    compared = score_champion(champion, held_out, storage=storage) if champion else None
+    predicted_BK = score(graph, rows.categorical_BC[rows.num_train :], rows.numeric_BN[rows.num_train :])
+    compared = score_champion(champion, held_out, task=task, storage=storage) if champion else None
     report = {
         "held_out": {"num_rows": len(label_B), "from": _moment(held_out, 0), "to": _moment(held_out, len(label_B) - 1)},
-        "version": measure(label_B=label_B, probability_B=probability_B),
-        "base_rate": measure_constant(label_B=label_B, rate=rows.base_rate),
-        "trees": measure(label_B=label_B, probability_B=score_trees(rows, seed=job.seed)),
-        "champion": _beside_champion(compared, label_B=label_B, probability_B=probability_B),
-        "slices": measure_slices(held_out, names=job.spec.slices, label_B=label_B, probability_B=probability_B),
+        "loss": {"name": task.loss_name, "unit": task.loss_unit},
+        "version": measure(task=task, label_B=label_B, predicted_BK=predicted_BK),
+        "baseline": measure_constant(task=task, label_B=label_B, constant=rows.baseline),
+        "trees": measure(task=task, label_B=label_B, predicted_BK=score_trees(rows, seed=job.seed)),
+        "champion": _beside_champion(compared, task=task, label_B=label_B, predicted_BK=predicted_BK),
+        "slices": measure_slices(
+            held_out, names=job.spec.slices, task=task, label_B=label_B, predicted_BK=predicted_BK
+        ),
     }
     judgement = judge(measured=_measured(report), gates=job.spec.gates)
     document = {"job_key": job.key, **report, "judgement": judgement.to_dict()}
@@ -96,26 +100,23 @@ def read_evaluation(job: Job, *, storage: Storage) -> dict[str, Any]:
         ) from error
 
 
-def measure(*, label_B: np.ndarray, probability_B: np.ndarray) -> Metrics:
-    """Return rows, share of positives, log loss, AUC (None with one class) and calibration error."""
+def measure(*, task: Task, label_B: np.ndarray, predicted_BK: np.ndarray) -> Metrics:
+    """Return rows, loss, and the task's own metrics."""
     return {
         "num_rows": len(label_B),
-        "positive_frac": float(label_B.mean()),
-        "log_loss": log_loss(label_B=label_B, probability_B=probability_B),
-        "auc": auc(label_B=label_B, probability_B=probability_B),
-        "ece": expected_calibration_error(label_B=label_B, probability_B=probability_B),
+        "loss": float(task.losses(label_B, predicted_BK).mean()),
+        **task.metrics(label_B, predicted_BK),
     }
 
 
-def measure_constant(*, label_B: np.ndarray, rate: float) -> Metrics:
-    """Return the metrics of one probability for all rows, and that probability."""
-    import numpy as np
-
-    return measure(label_B=label_B, probability_B=np.full(len(label_B), rate)) | {"probability": rate}
+def measure_constant(*, task: Task, label_B: np.ndarray, constant: Constant) -> dict[str, Any]:
+    """Return the metrics of one answer for all rows, and that answer."""
+    predicted_BK = repeat(constant, num_rows=len(label_B))
+    return {**measure(task=task, label_B=label_B, predicted_BK=predicted_BK), task.output: constant}
 
 
 def measure_slices(
-    held_out: pa.Table, *, names: tuple[str, ...], label_B: np.ndarray, probability_B: np.ndarray
+    held_out: pa.Table, *, names: tuple[str, ...], task: Task, label_B: np.ndarray, predicted_BK: np.ndarray
 ) -> dict[str, dict[str, Metrics]]:
     """Return column -> value -> metrics, the largest slices first."""
     import numpy as np
@@ -125,43 +126,39 @@ def measure_slices(
         value_B = np.asarray([str(value) for value in held_out[name].to_pylist()])
         present, count_S = np.unique(value_B, return_counts=True)
         found[name] = {
-            str(value): measure(label_B=label_B[value_B == value], probability_B=probability_B[value_B == value])
+            str(value): measure(
+                task=task, label_B=label_B[value_B == value], predicted_BK=predicted_BK[value_B == value]
+            )
             for value in present[np.argsort(-count_S, kind="stable")]
         }
     return found
 
 
 def _beside_champion(
-    compared: ChampionScores | None, *, label_B: np.ndarray, probability_B: np.ndarray
+    compared: ChampionScores | None, *, task: Task, label_B: np.ndarray, predicted_BK: np.ndarray
 ) -> dict[str, Any] | None:
     """Return the champion's metrics and the paired difference, negative where the trained version is better."""
     if compared is None:
         return None
-    if compared.probability_B is None:
+    if compared.predicted_BK is None:
         return {"version": compared.version, "problem": compared.problem}
-    losses_B = _loss(label_B, probability_B) - _loss(label_B, compared.probability_B)
+    losses_B = task.losses(label_B, predicted_BK) - task.losses(label_B, compared.predicted_BK)
     return {
         "version": compared.version,
-        **measure(label_B=label_B, probability_B=compared.probability_B),
-        "log_loss_difference": float(losses_B.mean()),
+        **measure(task=task, label_B=label_B, predicted_BK=compared.predicted_BK),
+        "loss_difference": float(losses_B.mean()),
         "standard_error": float(losses_B.std(ddof=1) / len(losses_B) ** 0.5),
     }
-
-
-def _loss(label_B: np.ndarray, probability_B: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    clipped_B = np.clip(probability_B.astype(np.float64), 1e-7, 1 - 1e-7)
-    return -np.where(label_B > 0, np.log(clipped_B), np.log1p(-clipped_B))
 
 
 def _measured(report: Mapping[str, Any]) -> Measured:
     champion = report["champion"] or {}
     return Measured(
         num_rows=report["held_out"]["num_rows"],
-        log_loss=report["version"]["log_loss"],
-        base_rate_log_loss=report["base_rate"]["log_loss"],
-        champion_log_loss=champion.get("log_loss"),
+        loss_name=report["loss"]["name"],
+        loss=report["version"]["loss"],
+        baseline_loss=report["baseline"]["loss"],
+        champion_loss=champion.get("loss"),
         champion=champion.get("version"),
         champion_problem=champion.get("problem"),
     )

@@ -1,6 +1,6 @@
 """The training loop: whole set in memory, one seed, stopped and continued at any batch without a trace in the result.
 
-Shape suffixes: B rows of a batch, R rows of a set.
+Shape suffixes: B rows of a batch, R rows of a set, K classes (absent where a row has one number).
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from include.errors import BadInputError, SpecError
-from include.training.metrics import log_loss
 from include.training.optimizer import AdamW
 from include.training.result import Epoch
+from include.training.tabular import NetworkInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
+    from include.tasks import Task
     from include.training.checkpoints import Checkpoints
     from include.training.job import Job
     from include.training.rows import Rows
@@ -35,7 +34,8 @@ NUM_THREADS = 1
 CHECKPOINT_INTERVAL_S = 5.0
 """A checkpoint is flushed to the disk, which can take longer than a short epoch."""
 
-_MIN_GAIN = 1e-5
+_MIN_GAIN_FRAC = 1e-5
+"""Share of the least loss so far that an epoch must win to be the best."""
 
 
 class InterruptedTrainingError(Exception):
@@ -85,7 +85,7 @@ class _Loop:
     """All that changes while training, and nothing else, so that it can be saved and restored."""
 
     def __init__(self, job: Job, rows: Rows) -> None:
-        self.job, self.training = job, job.training
+        self.job, self.training, self.task = job, job.training, rows.task
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(job.seed)
         self.network = _build(job, rows).to(self.device)
@@ -96,7 +96,8 @@ class _Loop:
             weight_decay=self.training.weight_decay,
         )
         self.network.train()
-        tensors = (rows.categorical_BC, rows.numeric_BN, rows.label_B)
+        label_B = rows.label_B if rows.label_B.dtype == np.int64 else rows.label_B.astype(np.float32)
+        tensors = (rows.categorical_BC, rows.numeric_BN, label_B)
         self.train = [torch.from_numpy(x[: rows.num_train]).to(self.device) for x in tensors]
         self.held_out = [torch.from_numpy(x[rows.num_train :]).to(self.device) for x in tensors[:2]]
         self.held_out_label_R = rows.label_B[rows.num_train :]
@@ -119,7 +120,7 @@ class _Loop:
         size = self.training.batch_size
         chosen_B = self.order_R[self.step * size : (self.step + 1) * size]
         categorical_BC, numeric_BN, label_B = (x[chosen_B] for x in self.train)
-        loss = binary_cross_entropy_with_logits(self.network(categorical_BC, numeric_BN), label_B)
+        loss = self.task.train_loss(self.network(categorical_BC, numeric_BN), label_B)
         loss.backward()
         self.optimizer.step()
         self._average()
@@ -129,16 +130,16 @@ class _Loop:
 
     def end_epoch(self) -> str:
         """Measure the held-out rows, keep the weights if they are the best, and say so."""
-        found = Epoch(train_log_loss=self.loss_sum / len(self.order_R), validation_log_loss=self._validate())
+        found = Epoch(train_loss=self.loss_sum / len(self.order_R), validation_loss=self._validate())
         self.epochs.append(found)
-        best = min((e.validation_log_loss for e in self.epochs[:-1]), default=float("inf"))
-        is_best = found.validation_log_loss < best - _MIN_GAIN
+        best = min((e.validation_loss for e in self.epochs[:-1]), default=float("inf"))
+        is_best = found.validation_loss < best * (1 - _MIN_GAIN_FRAC)
         if is_best:
             self.best_epoch, self.best_weights = self.epoch, self._weights()
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
         self.order_R = self._shuffled()
         kept = ", kept" if is_best else ""
-        return f"epoch {self.epoch}: train {found.train_log_loss:.4f}, held out {found.validation_log_loss:.4f}{kept}"
+        return f"epoch {self.epoch}: train {found.train_loss:.4f}, held out {found.validation_loss:.4f}{kept}"
 
     def best_network(self) -> torch.nn.Module:
         """Return the network with the weights that did best on the held-out rows."""
@@ -186,19 +187,21 @@ class _Loop:
         return {name: value.detach().clone() for name, value in self.average.state_dict().items()}
 
     def _validate(self) -> float:
-        probability_R = predict(self.average, *self.held_out)
-        if not bool(torch.isfinite(torch.from_numpy(probability_R)).all()):
+        predicted_RK = predict(self.average, *self.held_out, task=self.task)
+        if not np.isfinite(predicted_RK).all():
             raise BadInputError(
                 f"training of {self.job.spec.name!r} must keep a finite loss; got NaN in epoch {self.epoch + 1} at "
                 f"learning_rate {self.training.learning_rate}. No version was made. Lower learning_rate."
             )
-        return log_loss(label_B=self.held_out_label_R, probability_B=probability_R)
+        return float(self.task.losses(self.held_out_label_R, predicted_RK).mean())
 
 
-def predict(network: torch.nn.Module, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> np.ndarray:
-    """Return the probability of each row by a network in evaluation mode, shape (B,)."""
+def predict(
+    network: torch.nn.Module, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor, *, task: Task
+) -> np.ndarray:
+    """Return the predictions of a network in evaluation mode, shape (B,), or (B, K) for K classes."""
     with torch.inference_mode():
-        return torch.sigmoid(network(categorical_BC, numeric_BN)).cpu().numpy()
+        return task.link(network(categorical_BC, numeric_BN)).cpu().numpy()
 
 
 def _build(job: Job, rows: Rows) -> torch.nn.Module:
@@ -212,9 +215,10 @@ def _build(job: Job, rows: Rows) -> torch.nn.Module:
             f"model {job.spec.name!r} must have a network.py beside its model.yaml; got none. Nothing was trained. "
             "Write one with build_network()."
         ) from error
-    return module.build_network(
+    inputs = NetworkInputs(
         num_categories=[len(values) + 1 for values in rows.encoding.vocabulary.values()],
         numeric_BN=rows.numeric_BN[: rows.num_train],
-        base_rate=rows.base_rate,
+        head=rows.task.head(rows.label_B[: rows.num_train]),
         training=job.training,
     )
+    return module.build_network(inputs)

@@ -17,17 +17,19 @@ class Measured:
 
     Args:
         num_rows: Held-out rows.
-        log_loss: Of the trained version, nats.
-        base_rate_log_loss: Of the training rows' share of positives, nats.
-        champion_log_loss: Of the champion, nats; None if there is none or it could not be measured.
+        loss_name: What the loss is called.
+        loss: Of the trained version, in its own unit.
+        baseline_loss: Of the best constant by the training rows.
+        champion_loss: Of the champion; None if there is none or it could not be measured.
         champion: Its version; None if there is none.
         champion_problem: Why it could not be measured.
     """
 
     num_rows: int
-    log_loss: float
-    base_rate_log_loss: float
-    champion_log_loss: float | None = None
+    loss_name: str
+    loss: float
+    baseline_loss: float
+    champion_loss: float | None = None
     champion: str | None = None
     champion_problem: str | None = None
 
@@ -77,7 +79,7 @@ class Judgement:
 
 def judge(*, measured: Measured, gates: GatesSpec) -> Judgement:
     """Hold what was measured against the spec."""
-    answers = (_rows(measured, gates), _base_rate(measured, gates), _champion(measured, gates))
+    answers = (_rows(measured, gates), _baseline(measured, gates), _champion(measured, gates))
     verdicts = {answer.verdict for answer in answers}
     verdict: Verdict = "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
     may_continue = verdict == "pass" or (verdict == "inconclusive" and gates.on_inconclusive == "continue")
@@ -95,14 +97,14 @@ def _rows(measured: Measured, gates: GatesSpec) -> Gate:
     )
 
 
-def _base_rate(measured: Measured, gates: GatesSpec) -> Gate:
-    gain, limit = measured.base_rate_log_loss - measured.log_loss, gates.min_loss_gain_vs_baseline
+def _baseline(measured: Measured, gates: GatesSpec) -> Gate:
+    gain, limit = measured.baseline_loss - measured.loss, gates.min_loss_gain_vs_baseline
     return Gate(
         name="min_loss_gain_vs_baseline",
         verdict="pass" if gain >= limit else "fail",
         value=gain,
         limit=limit,
-        reason=f"log loss {measured.log_loss:.4f}, {gain:.4f} below the base rate's; at least {limit} needed",
+        reason=f"{measured.loss_name} {measured.loss:.4f}, {gain:.4f} below the baseline's; at least {limit} needed",
     )
 
 
@@ -110,15 +112,15 @@ def _champion(measured: Measured, gates: GatesSpec) -> Gate:
     name, limit = "max_loss_increase_vs_champion", gates.max_loss_increase_vs_champion
     if measured.champion is None:
         return Gate(name=name, verdict="pass", value=None, limit=limit, reason="there is no champion to compare with")
-    if measured.champion_log_loss is None:
+    if measured.champion_loss is None:
         reason = f"champion {measured.champion} could not be measured: {measured.champion_problem}"
         return Gate(name=name, verdict="inconclusive", value=None, limit=limit, reason=reason)
-    increase = measured.log_loss - measured.champion_log_loss
+    increase = measured.loss - measured.champion_loss
     return Gate(
         name=name,
         verdict="pass" if increase <= limit else "fail",
         value=increase,
         limit=limit,
-        reason=f"log loss {measured.log_loss:.4f}, champion {measured.champion} has {measured.champion_log_loss:.4f} "
-        f"on the same rows; an increase of {limit} is allowed",
+        reason=f"{measured.loss_name} {measured.loss:.4f}, champion {measured.champion} has "
+        f"{measured.champion_loss:.4f} on the same rows; an increase of {limit} is allowed",
     )

@@ -22,12 +22,12 @@ ENCODING_FILE = "encoding.json"
 
 
 class Epoch(BaseModel):
-    """Log loss after one pass over the training rows, in nats."""
+    """Loss after one pass over the training rows, in its own unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train_log_loss: float
-    validation_log_loss: float
+    train_loss: float
+    validation_loss: float
 
 
 class Result(BaseModel):
@@ -35,7 +35,7 @@ class Result(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     job_key: str
     job_hash: str
     files: dict[str, str] = Field(description="File name in the job's folder -> SHA-256.")
@@ -43,7 +43,7 @@ class Result(BaseModel):
     best_epoch: int = Field(description="Position in `epochs` of the weights that were kept.")
     num_train_rows: int
     num_validation_rows: int
-    base_rate: float = Field(description="Share of positives among the training rows.")
+    baseline: float | list[float] = Field(description="The best constant answer by the training rows.")
     device: str
     packages: dict[str, str] = Field(description="Versions of the libraries that trained.")
     seconds: dict[str, float] = Field(description="Wall time by step; the last start's only.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import SchemaError
 from include.features.encoding import Encoding
+from include.tasks import task_of
 from include.training.snapshot import read_rows_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from include.lake.storage import Storage
+    from include.tasks import Task
+    from include.tasks.task import Constant
     from include.training.job import Job
 
 MIN_ROWS = 50
@@ -32,14 +35,16 @@ class Rows:
 
     Args:
         table: The snapshot.
+        task: What kind of label it has.
         encoding: Made from the training rows alone.
         categorical_BC: Encoded categorical inputs, int64.
         numeric_BN: Numeric inputs, float32, NaN where missing.
-        label_B: Outcomes, float32, 0 or 1.
+        label_B: Labels as numbers, by the task.
         num_train: The first so many rows are for training, the rest for validation.
     """
 
     table: pa.Table
+    task: Task
     encoding: Encoding
     categorical_BC: np.ndarray
     numeric_BN: np.ndarray
@@ -47,9 +52,9 @@ class Rows:
     num_train: int
 
     @property
-    def base_rate(self) -> float:
-        """Share of positive labels among the training rows: what a constant would answer."""
-        return float(self.label_B[: self.num_train].mean())
+    def baseline(self) -> Constant:
+        """The best constant answer by the training rows: a base rate, class shares, or a mean."""
+        return self.task.constant(self.label_B[: self.num_train])
 
 
 def load_rows(job: Job, *, storage: Storage) -> Rows:
@@ -75,6 +80,7 @@ def load_rows(job: Job, *, storage: Storage) -> Rows:
     categorical_BC, numeric_BN = encoding.encode(columns_of(table, encoding))
     return Rows(
         table=table,
+        task=task_of(spec),
         encoding=encoding,
         categorical_BC=categorical_BC,
         numeric_BN=numeric_BN,
@@ -119,16 +125,19 @@ def _labels(table: pa.Table, num_train: int, job: Job) -> np.ndarray:
     import numpy as np
     import pyarrow as pa
 
-    if table["label"].null_count or not pa.types.is_boolean(table["label"].type):
-        raise _unusable(job, f"a true or false label in each row; got {table['label'].null_count} missing")
+    task = task_of(job.spec)
+    problem = task.label_problem(table["label"])
+    if problem:
+        raise _unusable(job, problem)
     moment_B = np.from_dlpack(table["event_at"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).combine_chunks())
     if np.any(np.diff(moment_B) < 0):
         raise _unusable(job, "rows in the order of event_at, since the newest are held out; got others")
     if min(num_train, table.num_rows - num_train) < MIN_ROWS:
         raise _unusable(job, f"{MIN_ROWS} rows or more to train and to validate; got {table.num_rows} in all")
-    label_B = np.from_dlpack(table["label"].cast(pa.uint8()).combine_chunks()).astype(np.float32)
-    if len(np.unique(label_B[:num_train])) < 2:  # noqa: PLR2004 - both classes of a binary label
-        raise _unusable(job, f"both outcomes among its training rows; got only {bool(label_B[0])}")
+    label_B = task.encode(table["label"])
+    problem = task.train_problem(label_B[:num_train])
+    if problem:
+        raise _unusable(job, problem)
     return label_B
 
 

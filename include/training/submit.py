@@ -68,7 +68,7 @@ def finished_job(job: Job, *, storage: Storage) -> dict[str, Any]:
         "job_key": job.key,
         "window": list(job.snapshot.partitions),
         "num_epochs": len(result.epochs),
-        "validation_log_loss": best.validation_log_loss,
+        "validation_loss": best.validation_loss,
         "device": result.device,
         "seconds": result.seconds,
     }

@@ -57,7 +57,7 @@ def promote(mlflow_url: str, storage: Storage, tmp_path: Path) -> Callable[..., 
         reference = reference_of_month(spec=SPEC, storage=storage, partition="2013-03")
         files = {
             "drift_reference.json": json.dumps(reference).encode(),
-            "metrics.json": json.dumps({"validation": {"log_loss": 0.5}}).encode(),
+            "metrics.json": json.dumps({"validation": {"loss": 0.5}}).encode(),
         }
         key = f"{tmp_path.name}-{window[1]}-{len(contents)}"
         run = ensure_run(mlflow_url, experiment=MODEL, name=key, start_ms=0, tags={"job_key": key})
@@ -101,7 +101,7 @@ class TestMeasureDrift:
         found = measure()
         assert found["champion"] == version
         assert found["versions"][version]["num_predictions"] == 1500
-        assert found["versions"][version]["log_loss"] < found["versions"][version]["base_rate_log_loss"]
+        assert found["versions"][version]["loss"] < found["versions"][version]["baseline_loss"]
         assert "temp" in found["drifted_inputs"]
         assert "distance" not in found["drifted_inputs"]
         json.dumps(found, allow_nan=False)

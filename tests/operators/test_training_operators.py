@@ -181,13 +181,13 @@ def test_a_version_beats_the_base_rate_and_its_verdict_is_in_the_ledger(
     lake: Storage, evaluation: dict[str, Any]
 ) -> None:
     assert (evaluation["verdict"], evaluation["may_continue"], evaluation["reasons"]) == ("pass", True, [])
-    losses = evaluation["log_loss"]
-    assert losses["version"] < losses["base_rate"] - SPEC.gates.min_loss_gain_vs_baseline
+    losses = evaluation["loss"]
+    assert losses["version"] < losses["baseline"] - SPEC.gates.min_loss_gain_vs_baseline
     assert losses["champion"] is None
     assert losses["trees"] > 0
     entries = Ledger(path=f"{lake.root}/ledger.sqlite").entries(MODEL, "gate")
     assert [entry.key for entry in entries] == [f"gate:{MODEL}:{evaluation['job_key']}:run-1"]
-    assert entries[0].evidence["version"]["log_loss"] == losses["version"]
+    assert entries[0].evidence["version"]["loss"] == losses["version"]
     assert entries[0].actor == "train_flight_delays:run-1"
 
 
@@ -232,7 +232,7 @@ def test_the_champion_is_not_announced_again_and_keeps_older_ones_out(
     older = BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-02", force=True).execute({})
     job_uri = train(older)["job_uri"]
     evaluation = EvaluateModelOperator(task_id="evaluate", model=MODEL, job_uri=job_uri).execute({"run_id": "run-2"})
-    assert evaluation["log_loss"]["champion"] is not None
+    assert evaluation["loss"]["champion"] is not None
     passed = evaluation | {"may_continue": True}
     package = CompressModelOperator(task_id="compress", model=MODEL, evaluation=passed).execute({})
     given = {"task_id": "register", "model": MODEL, "package": package}

@@ -24,7 +24,7 @@ def test_the_demo_trains_deploys_retrains_and_stops_what_it_started(
     assert all(month["is_parity_checked"] for month in measured["months"])
     stale, _, retrained, _ = measured["same_month"]
     assert (stale["name"], retrained["name"]) == ("v1", "v2")
-    assert retrained["log_loss"] < stale["log_loss"]
+    assert retrained["loss"] < stale["loss"]
     assert set(measured["months"][-1]["num_requests"]) == {"1", "2"}
     assert list(home.glob("data/reports/flight_delays/2013-06/drift.html"))
     assert processes.find(home / "pids") == []

@@ -15,16 +15,16 @@ BOOTSTRAP = Month(
     num_entities=3,
     is_parity_checked=True,
     num_requests={},
-    log_loss=None,
-    base_rate_log_loss=None,
+    loss=None,
+    baseline_loss=None,
     verdict="bootstrap",
     reasons=(),
 )
 RETRAIN = dataclasses.replace(BOOTSTRAP, key="2013-06", verdict="retrain")
 
 
-def version(number: str, *, log_loss: float = 0.5) -> Version:
-    metrics = {"validation": {"log_loss": log_loss}, "base_rate": {"log_loss": 0.6}}
+def version(number: str, *, loss: float = 0.5) -> Version:
+    metrics = {"validation": {"loss": loss}, "baseline": {"loss": 0.6}}
     return Version(version=number, window=("2013-01", "2013-03"), metrics=metrics)
 
 
@@ -53,7 +53,7 @@ def test_a_complete_loop_passes() -> None:
         ({"months": [dataclasses.replace(BOOTSTRAP, is_parity_checked=False)]}, "2013-03 has no rows or no checked"),
         ({"reports": set()}, "2013-06 fired and has no drift report"),
         ({"versions": []}, "2 trainings were decided on and none registered"),
-        ({"versions": [version("1", log_loss=0.6)]}, "v1 has log loss 0.6000, the base rate 0.6000"),
+        ({"versions": [version("1", loss=0.6)]}, "v1 has log loss 0.6000, the base rate 0.6000"),
         ({"champion": None}, r"the ledger names champion \['2'\], the server routes None"),
         ({"entries": []}, r"the ledger names champion \[\]"),
         ({"entries": [*COMPLETE["entries"], entry("roll_back", "3", decided_by=[])]}, "v3 was rolled back without"),

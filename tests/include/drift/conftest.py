@@ -44,7 +44,7 @@ def champion(spec: ModelSpec, storage: Storage, publish: Callable[..., None]) ->
     return Champion(
         version="1",
         reference=parse_reference(json.dumps(made)),
-        validation_log_loss=0.5,
+        validation_loss=0.5,
         window_start="2013-01",
         window_end="2013-03",
     )

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from include.drift.inputs import InputDrift, measure_inputs, score_psi
+from include.drift.inputs import InputDrift, measure_inputs, prediction_psi
 from include.drift.reference import Reference, make_reference, parse_reference
 from include.spec import DriftSpec, load_spec
 
@@ -24,7 +24,7 @@ def rows(seed: int, **changed: object) -> pa.Table:
 
 def reference_of(table: pa.Table) -> Reference:
     scores = np.random.default_rng(3).random(table.num_rows)
-    return parse_reference(json.dumps(make_reference(table=table, scores=scores, spec=SPEC)))
+    return parse_reference(json.dumps(make_reference(table=table, predicted_BK=scores, spec=SPEC)))
 
 
 def drift_of(name: str, *, trained: pa.Table, served: pa.Table) -> InputDrift:
@@ -101,5 +101,5 @@ def test_limit_of_psi_is_exclusive() -> None:
 def test_scores_drift_against_the_scores_of_training() -> None:
     reference = reference_of(rows(0))
     rng = np.random.default_rng(9)
-    assert score_psi(score_N=rng.random(3000), reference=reference) < 0.02
-    assert score_psi(score_N=rng.random(3000) ** 2, reference=reference) > 0.2
+    assert prediction_psi(predicted_NK=rng.random(3000), reference=reference) < 0.02
+    assert prediction_psi(predicted_NK=rng.random(3000) ** 2, reference=reference) > 0.2

@@ -44,20 +44,20 @@ def test_a_month_is_measured_against_the_champion(
     label_B = np.array(known["label"].to_pylist(), dtype=float)
     score_B = (0.05 + known["dep_minute_of_day"].to_numpy() / 3600).astype(np.float32)
     assert (own.num_predictions, own.num_labelled) == (1500, known.num_rows)
-    assert own.label_frac == pytest.approx(label_B.mean())
-    assert own.log_loss == pytest.approx(log_loss(label_B=label_B, probability_B=score_B))
-    assert own.auc == pytest.approx(auc(label_B=label_B, probability_B=score_B))
+    assert own.metrics["positive_frac"] == pytest.approx(label_B.mean())
+    assert own.loss == pytest.approx(log_loss(label_B=label_B, probability_B=score_B))
+    assert own.metrics["auc"] == pytest.approx(auc(label_B=label_B, probability_B=score_B))
     ece = expected_calibration_error(label_B=label_B, probability_B=score_B.astype(float))
-    assert own.expected_calibration_error == pytest.approx(ece)
-    constant_B = np.full(len(label_B), champion.reference.label_frac)
-    assert own.base_rate_log_loss == pytest.approx(log_loss(label_B=label_B, probability_B=constant_B))
+    assert own.metrics["ece"] == pytest.approx(ece)
+    constant_B = np.full(len(label_B), champion.reference.baseline)
+    assert own.baseline_loss == pytest.approx(log_loss(label_B=label_B, probability_B=constant_B))
     assert found.prediction_psi == pytest.approx(0, abs=0.05)
     inputs = {item.name: item for item in found.inputs}
     assert inputs["temp"].psi is not None
     assert inputs["temp"].psi > 2
     assert not inputs["distance"].exceeds(spec.drift)
     assert found.gain is not None
-    assert found.gain.nats > 0
+    assert found.gain.mean > 0
 
 
 def test_the_row_of_a_version_is_published_once(
@@ -69,14 +69,14 @@ def test_the_row_of_a_version_is_published_once(
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
     own, shadow = published_rows(spec, storage)
     assert (own["partition"], own["model_version"], own["is_champion"]) == (MONTH, "1", True)
-    assert own["log_loss"] == found.versions[0].log_loss
-    assert own["validation_log_loss"] == 0.5
-    assert own["expected_gain"] == found.gain.nats if found.gain else None
+    assert own["loss"] == found.versions[0].loss
+    assert own["validation_loss"] == 0.5
+    assert own["expected_gain"] == found.gain.mean if found.gain else None
     assert own["max_input_psi"] == max(
         item["psi"] for item in json.loads(own["inputs_json"]) if item["psi"] is not None
     )
     assert (shadow["model_version"], shadow["is_champion"], shadow["num_shadow"]) == ("2", False, 600)
-    assert shadow["log_loss"] is not None
+    assert shadow["loss"] is not None
     assert shadow["inputs_json"] is None
     uri = storage.table(spec.name, TABLE)
     version = read_version(uri, storage)
@@ -107,7 +107,7 @@ def test_without_a_champion_versions_are_measured_alone(
     served(partition=MONTH)
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=None)
     assert found.champion is None
-    assert found.versions[0].base_rate_log_loss is None
+    assert found.versions[0].baseline_loss is None
     assert published_rows(spec, storage)[0]["is_champion"] is False
 
 
@@ -134,7 +134,7 @@ def test_labels_that_have_not_arrived_leave_drift_only(
     found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=replace(champion, version="9"))
     own = found.champion
     assert own is not None
-    assert (own.num_predictions, own.num_labelled, own.log_loss, own.auc) == (1, 0, None, None)
+    assert (own.num_predictions, own.num_labelled, own.loss, own.metrics) == (1, 0, None, {})
     assert own.label_coverage_frac == 0
     assert found.prediction_psi is not None
     assert found.gain is None

@@ -33,7 +33,7 @@ def test_predictions_meet_their_labels(
 ) -> None:
     publish(partition=MONTH, num_flights=400)
     examples = served(partition=MONTH)
-    joined = join_labels(spec=spec, storage=storage, partition=MONTH)
+    joined = join_labels(spec=spec, storage=storage, partitions=(MONTH,))
     assert joined.num_rows == 400
     expected = dict(zip(examples["example_id"].to_pylist(), examples["label"].to_pylist(), strict=True))
     assert dict(zip(joined["example_id"].to_pylist(), joined["label"].to_pylist(), strict=True)) == expected
@@ -54,7 +54,7 @@ def test_predictions_of_other_partitions_and_unnamed_ones_are_left_out(
         unnamed.schema.get_field_index("example_id"), "example_id", pa.nulls(unnamed.num_rows, pa.string())
     )
     pq.write_table(unnamed, log.with_name("unnamed.parquet"))
-    assert join_labels(spec=spec, storage=storage, partition=MONTH).num_rows == 50
+    assert join_labels(spec=spec, storage=storage, partitions=(MONTH,)).num_rows == 50
 
 
 def test_a_retried_request_counts_once_with_the_last_answer(
@@ -64,7 +64,7 @@ def test_a_retried_request_counts_once_with_the_last_answer(
     served(partition=MONTH, version="2", role="canary", logged_at_us=3, rows=slice(0, 20), probability=0.9)
     served(partition=MONTH, version="1", logged_at_us=2, probability=0.5)
     served(partition=MONTH, version="1", logged_at_us=1, probability=0.1)
-    joined = join_labels(spec=spec, storage=storage, partition=MONTH)
+    joined = join_labels(spec=spec, storage=storage, partitions=(MONTH,))
     assert counts(joined) == {("1", "champion"): 80, ("2", "canary"): 20}
     scores = set(zip(joined["model_version"].to_pylist(), joined["probability"].to_pylist(), strict=True))
     assert {(version, round(score, 6)) for version, score in scores} == {("1", 0.5), ("2", 0.9)}
@@ -78,7 +78,7 @@ def test_shadow_predictions_stand_beside_served_ones(
     served(partition=MONTH, version="2", role="shadow", logged_at_us=2, rows=slice(0, 30))
     served(partition=MONTH, version="2", role="shadow", logged_at_us=3, rows=slice(0, 30))
     served(partition=MONTH, version="2", role="canary", logged_at_us=1_000, rows=slice(0, 10))
-    joined = join_labels(spec=spec, storage=storage, partition=MONTH)
+    joined = join_labels(spec=spec, storage=storage, partitions=(MONTH,))
     # Ten examples were answered by the canary in the end; its shadow predictions of the same ten are not counted again.
     assert counts(joined) == {("1", "champion"): 90, ("2", "canary"): 10, ("2", "shadow"): 20}
 
@@ -90,20 +90,20 @@ def test_order_of_rows_does_not_depend_on_the_log(
     served(partition=MONTH, rows=slice(50, None))
     served(partition=MONTH, rows=slice(0, 50))
     served(partition=MONTH, version="2", role="shadow")
-    ids = join_labels(spec=spec, storage=storage, partition=MONTH)["example_id"].to_pylist()
+    ids = join_labels(spec=spec, storage=storage, partitions=(MONTH,))["example_id"].to_pylist()
     assert ids == sorted(ids)
 
 
 def test_without_a_log_there_are_no_rows(spec: ModelSpec, storage: Storage, publish: Callable[..., None]) -> None:
     publish(partition=MONTH, num_flights=10)
-    joined = join_labels(spec=spec, storage=storage, partition=MONTH)
+    joined = join_labels(spec=spec, storage=storage, partitions=(MONTH,))
     assert joined.num_rows == 0
     assert {"label", "event_at", "temp", "carrier_late_frac_28d"} <= set(joined.column_names)
 
 
 def test_a_partition_that_was_never_published_is_named(spec: ModelSpec, storage: Storage) -> None:
     with pytest.raises(NotFoundError, match="flights"):
-        join_labels(spec=spec, storage=storage, partition=MONTH)
+        join_labels(spec=spec, storage=storage, partitions=(MONTH,))
 
 
 def test_files_still_being_written_are_not_read_and_broken_ones_are_named(
@@ -114,10 +114,10 @@ def test_files_still_being_written_are_not_read_and_broken_ones_are_named(
     folder = Path(storage.predictions(spec.name))
     (folder / ".next.parquet.tmp").write_bytes(b"PAR1")
     (folder / ".next.parquet").write_bytes(b"PAR1")
-    assert join_labels(spec=spec, storage=storage, partition=MONTH).num_rows == 20
+    assert join_labels(spec=spec, storage=storage, partitions=(MONTH,)).num_rows == 20
     (folder / "broken.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(CorruptArtifactError, match=r"(?s)must be Parquet.*broken\.parquet"):
-        join_labels(spec=spec, storage=storage, partition=MONTH)
+        join_labels(spec=spec, storage=storage, partitions=(MONTH,))
 
 
 def test_an_input_that_an_older_version_did_not_log_is_missing(

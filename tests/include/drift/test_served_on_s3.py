@@ -72,7 +72,7 @@ def _make_bucket(options: dict[str, str], server: subprocess.Popen[bytes]) -> No
 def test_predictions_are_read_from_a_bucket(spec: ModelSpec, s3: Storage) -> None:
     assert read_predictions(spec=spec, storage=s3, example_ids=["a"]).num_rows == 0
     written = {name: pa.nulls(3, kind) for name, kind in zip(*_columns(spec), strict=True)}
-    written["example_id"] = pa.array(["a", "b", "c"])
+    written |= {"example_id": pa.array(["a", "b", "c"]), "probability": pa.array([0.1, 0.2, 0.3], pa.float32())}
     body = io.BytesIO()
     pq.write_table(pa.table(written), body)
     client(dict(s3.options)).put_object(

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from include.lake.storage import Storage
 
 METRICS = {
-    "validation": {"num_rows": 100, "log_loss": 0.5, "auc": None, "ece": 0.01},
-    "trees": {"log_loss": 0.49},
-    "base_rate": {"log_loss": 0.6},
+    "validation": {"num_rows": 100, "loss": 0.5, "auc": None, "ece": 0.01},
+    "trees": {"loss": 0.49},
+    "baseline": {"loss": 0.6},
     "champion": None,
-    "compression": {"serves": "fp32", "fp32": {"log_loss": 0.5, "latency_us": {"1": 12.0}}},
+    "compression": {"serves": "fp32", "fp32": {"loss": 0.5, "latency_us": {"1": 12.0}}},
     "training": {
-        "epochs": [{"train_log_loss": 0.6, "validation_log_loss": 0.5}],
+        "epochs": [{"train_loss": 0.6, "validation_loss": 0.5}],
         "seconds": {"fit": 2.0},
         "finished_at_ms": 1_700_000_000_000,
     },
@@ -98,7 +98,7 @@ def test_a_version_leads_back_to_where_it_came_from(
     assert challenger.version == version.version
     run = rest.get(mlflow_url, "runs/get", {"run_id": version.run_id})["run"]
     logged = {metric["key"]: metric["value"] for metric in run["data"]["metrics"]}
-    assert logged["held_out/log_loss"] == 0.5
+    assert logged["held_out/loss"] == 0.5
     assert logged["fp32/latency_us_1_rows"] == 12.0
     assert "held_out/auc" not in logged
     assert {param["key"] for param in run["data"]["params"]} >= {"max_epochs", "hidden", "seed"}
@@ -126,7 +126,7 @@ def test_a_registration_killed_at_any_call_makes_one_version(
     experiment = rest.get(mlflow_url, "experiments/get-by-name", {"experiment_name": package.model})["experiment"]
     runs = rest.post(mlflow_url, "runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
     assert [run["info"]["status"] for run in runs] == ["FINISHED"]
-    history = rest.get(mlflow_url, "metrics/get-history", {"run_id": version.run_id, "metric_key": "held_out/log_loss"})
+    history = rest.get(mlflow_url, "metrics/get-history", {"run_id": version.run_id, "metric_key": "held_out/loss"})
     assert len(history["metrics"]) == 1
     challenger = get_alias(mlflow_url, model=package.model, alias=CHALLENGER)
     assert challenger is not None

@@ -36,12 +36,13 @@ CHAMPION = Champion(
     version="1",
     reference=Reference(
         num_rows=1,
-        label_frac=0.2,
+        baseline=0.2,
+        label=None,
         numeric={},
         categorical={},
-        scores=NumericSketch(edges=(), counts=(1,), num_missing=0),
+        outputs=(NumericSketch(edges=(), counts=(1,), num_missing=0),),
     ),
-    validation_log_loss=0.5,
+    validation_loss=0.5,
     window_start="2013-01",
     window_end="2013-03",
 )
@@ -50,15 +51,13 @@ OWN = Performance(
     num_predictions=1000,
     num_shadow=0,
     num_labelled=980,
-    mean_score=0.2,
-    label_frac=0.2,
-    log_loss=0.51,
-    base_rate_log_loss=0.6,
-    auc=0.7,
-    expected_calibration_error=0.02,
+    mean_prediction=0.2,
+    loss=0.51,
+    baseline_loss=0.6,
+    metrics={"positive_frac": 0.2, "auc": 0.7, "ece": 0.02},
 )
-STALE = replace(OWN, log_loss=0.55)
-GAIN = Gain(nats=0.01, standard_error_nats=0.002, slope=1.0, intercept=0.3, num_rows=490)
+STALE = replace(OWN, loss=0.55)
+GAIN = Gain(mean=0.01, standard_error=0.002, parameters={"slope": 1.0, "intercept": 0.3}, num_rows=490)
 DRIFTED = InputDrift(name="temp", kind="numeric", psi=4.0, js=0.3, ks=0.6, missing_frac=0, reference_missing_frac=0)
 STEADY = replace(DRIFTED, name="humid", psi=0.01)
 
@@ -119,11 +118,12 @@ def test_loss_and_gain_retrain() -> None:
 @pytest.mark.parametrize(
     ("measurement", "symptom"),
     [
-        (measured(prediction_psi=0.21), "score PSI 0.210 is above 0.2"),
+        (measured(prediction_psi=0.21), "prediction PSI 0.210 is above 0.2"),
+        (measured(label_psi=0.21), "label PSI 0.210 is above 0.2"),
         (measured(inputs=(DRIFTED, STEADY)), "1 of 2 inputs drifted: temp"),
         (
-            measured(own=replace(OWN, base_rate_log_loss=0.505)),
-            "log loss 0.5100 is worse than the base rate's 0.5050",
+            measured(own=replace(OWN, baseline_loss=0.505)),
+            "log loss 0.5100 is worse than the baseline's 0.5050",
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_each_symptom_with_gain_retrains_and_without_gain_does_not(measurement: 
     found = decided(measurement)
     assert found.verdict is Verdict.RETRAIN
     assert symptom in found.reasons
-    kept = decided(replace(measurement, gain=replace(GAIN, nats=0.0019)))
+    kept = decided(replace(measurement, gain=replace(GAIN, mean=0.0019)))
     assert kept.verdict is Verdict.KEEP
     assert kept.reasons[0] == "expected gain +0.0019 nats, standard error 0.0020, is below 0.0020"
     assert symptom in kept.reasons
@@ -147,11 +147,11 @@ def test_gain_without_a_symptom_keeps() -> None:
     ("log_loss", "verdict"), [(0.5199, Verdict.KEEP), (0.52, Verdict.RETRAIN), (0.4, Verdict.KEEP)]
 )
 def test_both_sides_of_the_loss_limit(log_loss: float, verdict: Verdict) -> None:
-    assert decided(measured(own=replace(OWN, log_loss=log_loss))).verdict is verdict
+    assert decided(measured(own=replace(OWN, loss=log_loss))).verdict is verdict
 
 
 @pytest.mark.parametrize(
-    ("nats", "error", "verdict"),
+    ("mean", "error", "verdict"),
     [
         (0.0019, 0.0, Verdict.KEEP),
         (0.002, 0.0, Verdict.RETRAIN),
@@ -160,8 +160,8 @@ def test_both_sides_of_the_loss_limit(log_loss: float, verdict: Verdict) -> None
         (-0.05, 0.1, Verdict.KEEP),
     ],
 )
-def test_both_sides_of_the_gain_limits(nats: float, error: float, verdict: Verdict) -> None:
-    gain = replace(GAIN, nats=nats, standard_error_nats=error)
+def test_both_sides_of_the_gain_limits(mean: float, error: float, verdict: Verdict) -> None:
+    gain = replace(GAIN, mean=mean, standard_error=error)
     assert decided(measured(own=STALE, gain=gain)).verdict is verdict
 
 
@@ -207,10 +207,10 @@ def test_a_champion_of_unknown_window_is_inconclusive() -> None:
 
 
 def test_a_package_without_validation_loss_leaves_the_other_symptoms() -> None:
-    champion = replace(CHAMPION, validation_log_loss=None)
+    champion = replace(CHAMPION, validation_loss=None)
     found = decided(measured(own=STALE), champion=champion)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert found.reasons == ("champion 1 does not say its validation log loss",)
+    assert found.reasons == ("champion 1 does not say its validation loss",)
     assert decided(measured(own=STALE, prediction_psi=0.3), champion=champion).verdict is Verdict.RETRAIN
 
 
@@ -253,6 +253,6 @@ def test_evidence_is_json_and_names_the_limits() -> None:
     assert evidence["drifted_inputs"] == ["temp"]
     assert evidence["input_psi"] == {"temp": 4.0, "humid": 0.01}
     assert evidence["limits"]["min_expected_gain"] == 0.002
-    assert evidence["expected_gain"]["nats"] == 0.01
+    assert evidence["expected_gain"]["mean"] == 0.01
     assert evidence["champion"] == {"version": "1", "window_end": "2013-03"}
     assert json.dumps(decided(NO_CHAMPION, champion=None).evidence, allow_nan=False)

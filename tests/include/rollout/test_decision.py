@@ -19,7 +19,7 @@ ROLLOUT = RolloutSpec(
     latency_floor_ms=1.0,
     max_mean_prediction_shift=0.25,
 )
-GOOD = Counters(requests=100, errors=0, latency_p95_ms=4.0, score_sum=400.0, score_count=800)
+GOOD = Counters(requests=100, errors=0, latency_p95_ms=4.0, prediction_sums=(400.0,), num_predictions=800)
 
 
 def verdict(
@@ -43,12 +43,12 @@ def verdict(
         ({"requests": 200, "errors": 5}, "fail", "5 of 200"),
         ({"latency_p95_ms": 8.0}, "pass", ""),
         ({"latency_p95_ms": 8.01}, "fail", r"latency p95 8.01 ms > 8 ms \(champion 4 ms\)"),
-        ({"score_sum": 600.0}, "pass", ""),
-        ({"score_sum": 601.0}, "fail", "mean score shift 0.2512 > 0.25"),
-        ({"score_sum": 200.0}, "pass", ""),
-        ({"score_sum": 199.0}, "fail", "mean score shift 0.2512 > 0.25"),
-        ({"score_count": 0}, "keep_waiting", "challenger has no score"),
-        ({"latency_p95_ms": None}, "keep_waiting", "challenger has no score"),
+        ({"prediction_sums": (600.0,)}, "pass", ""),
+        ({"prediction_sums": (601.0,)}, "fail", "mean prediction shift 0.2512 > 0.25"),
+        ({"prediction_sums": (200.0,)}, "pass", ""),
+        ({"prediction_sums": (199.0,)}, "fail", "mean prediction shift 0.2512 > 0.25"),
+        ({"num_predictions": 0}, "keep_waiting", "challenger has no prediction"),
+        ({"latency_p95_ms": None}, "keep_waiting", "challenger has no prediction"),
     ],
 )
 def test_truth_table_of_the_challenger(changes: dict[str, Any], expected: str, reason: str) -> None:
@@ -63,7 +63,7 @@ def test_truth_table_of_the_challenger(changes: dict[str, Any], expected: str, r
         (replace(GOOD, requests=100), "pass"),
         (replace(GOOD, requests=99), "keep_waiting"),
         (Counters(), "keep_waiting"),
-        (replace(GOOD, score_count=0), "keep_waiting"),
+        (replace(GOOD, num_predictions=0), "keep_waiting"),
     ],
 )
 def test_a_champion_without_evidence_is_no_yardstick(champion: Counters, expected: str) -> None:
@@ -98,9 +98,11 @@ def test_latencies_up_to_the_floor_are_never_too_slow(latency_ms: float, expecte
 
 
 def test_all_failures_are_named() -> None:
-    decision = verdict(Counters(requests=100, errors=0, latency_p95_ms=99.0, score_sum=0.0, score_count=800))
+    decision = verdict(
+        Counters(requests=100, errors=0, latency_p95_ms=99.0, prediction_sums=(0.0,), num_predictions=800)
+    )
     assert len(decision.reasons) == 2
-    assert decision.evidence["counters"]["challenger"]["mean_score"] == 0.0
+    assert decision.evidence["counters"]["challenger"]["mean_prediction"] == (0.0,)
 
 
 CANARY = RolloutState(

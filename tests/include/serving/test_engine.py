@@ -172,7 +172,7 @@ def test_the_champions_callers_keep_their_inputs(
 
     status, answer, scored = asyncio.run(load())
     assert (status, answer["kind"]) == (400, "BadInputError")
-    assert f"inputs of the champion, version 1; got a difference in {names}. It was not loaded" in answer["error"]
+    assert f"inputs and the label of champion 1; got a difference in {names}. It was not loaded" in answer["error"]
     assert "Give the model a new name, or route nothing first" in answer["error"]
     assert scored["model_name"] == MODEL
     assert set(engine.router.state(MODEL).versions) == set(engine.models[MODEL].versions) == {"1", "2", "3"}

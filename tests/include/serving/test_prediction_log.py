@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.serving.prediction_log import LogRecord, PredictionLog, remove_stale_files
+from include.tasks.binary import BinaryClassification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ def record(number: int = 0, *, num_rows: int = 2, model: str = "m", **fields: ob
         "example_ids": [f"e{number}-{row}" for row in range(num_rows)],
         "version": "1",
         "role": "champion",
-        "probabilities": [0.5] * num_rows,
+        "task": BinaryClassification(),
+        "predictions": [0.5] * num_rows,
         "columns": {"carrier": ["AA"] * num_rows, "temp": [1.5] + [None] * (num_rows - 1)},
         "strings": frozenset({"carrier"}),
         "logged_at_us": 1_000_000,

@@ -8,6 +8,7 @@ import pytest
 from include.errors import BadInputError
 from include.serving.client import infer_body
 from include.serving.protocol import RequestReader, answer, metadata
+from include.tasks.binary import BinaryClassification
 from tests.tiny_models import SPEC, request_columns
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def test_a_sticky_key_is_a_short_text(value: Any) -> None:
 
 
 def test_the_answer_is_the_protocols() -> None:
-    found = json.loads(answer(model="m", version="3", request_id="r", probability_B=[0.25, 0.5]))
+    found = json.loads(
+        answer(task=BinaryClassification(), model="m", version="3", request_id="r", predicted_BK=[0.25, 0.5])
+    )
     output = {"name": "probability", "datatype": "FP32", "shape": [2], "data": [0.25, 0.5]}
     assert found == {"model_name": "m", "model_version": "3", "id": "r", "outputs": [output]}
 

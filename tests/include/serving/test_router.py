@@ -118,7 +118,7 @@ def test_the_age_is_that_of_the_counters(tmp_path: Path) -> None:
 def test_only_a_change_of_routes_resets_the_counters(tmp_path: Path) -> None:
     router = Router(path=tmp_path / "router.json", now_s=iter([1.0, 2.0, 3.0]).__next__)
     router.set_routes("m", Routes(champion="1"))
-    router.window("m", "1", "champion").add([0.5], 1.0)
+    router.window("m", "1", "champion").add([0.5], num_rows=1, latency_ms=1.0)
     router.set_routes("m", Routes(champion="1"))
     router.set_version("m", "2", {"uri": "/p", "digest": "d"})
     assert router.window("m", "1", "champion").requests == 1
@@ -148,18 +148,26 @@ def test_a_damaged_state_is_refused(tmp_path: Path, text: str) -> None:
 def test_window_counters_add_up() -> None:
     window = WindowCounters()
     for number in range(1, 101):
-        window.add([0.5, 0.25], float(number))
-    window.add(None, 1e6)
+        window.add([0.75], num_rows=2, latency_ms=float(number))
+    window.add([], num_rows=0, latency_ms=1e6)
     found = window.to_json(version="1", role="champion")
     assert (found["requests"], found["errors"]) == (101, 1)
-    assert (found["score_sum"], found["score_count"]) == (75.0, 200)
+    assert (found["prediction_sums"], found["num_predictions"]) == ([75.0], 200)
     assert found["latency_ms"] == {"samples": 100, "p50": 51.0, "p95": 96.0, "p99": 100.0}
     json.dumps(found, allow_nan=False)
+
+
+def test_each_class_adds_up_by_itself() -> None:
+    window = WindowCounters()
+    for _ in range(2):
+        window.add([0.5, 1.25, 0.25], num_rows=2, latency_ms=1.0)
+    found = window.to_json(version="1", role="champion")
+    assert (found["prediction_sums"], found["num_predictions"]) == ([1.0, 2.5, 0.5], 4)
 
 
 def test_latencies_are_of_the_newest_requests() -> None:
     window = WindowCounters()
     assert window.to_json(version="1", role="champion")["latency_ms"]["p95"] is None
     for number in range(LATENCY_SAMPLES + 10):
-        window.add([0.5], 100.0 if number < 10 else 1.0)
+        window.add([0.5], num_rows=1, latency_ms=100.0 if number < 10 else 1.0)
     assert window.to_json(version="1", role="champion")["latency_ms"]["p99"] == 1.0

@@ -200,7 +200,7 @@ def test_the_canary_answers_its_share_and_is_counted_apart(
     assert found["champion"]["requests"] == 2 * first.count("1") > 10
     assert found["canary"]["score_count"] == 4 * first.count("2")
     assert found["canary"]["latency_ms"]["p95"] > 0
-    mean = {role: item["score_sum"] / item["score_count"] for role, item in found.items()}
+    mean = {role: item["prediction_sums"][0] / item["num_predictions"] for role, item in found.items()}
     assert mean["canary"] > mean["champion"]
     champion.client.flush()
     logged = [row["role"] for row in rows(champion)]

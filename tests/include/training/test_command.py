@@ -66,9 +66,9 @@ def test_a_job_leaves_a_graph_that_beats_the_base_rate(storage: Storage, capsys:
     held_out = slice(rows.num_train, None)
     probability_B = score(graph, rows.categorical_BC[held_out], rows.numeric_BN[held_out])
     found = log_loss(label_B=rows.label_B[held_out], probability_B=probability_B)
-    constant = log_loss(label_B=rows.label_B[held_out], probability_B=np.full(len(probability_B), rows.base_rate))
+    constant = log_loss(label_B=rows.label_B[held_out], probability_B=np.full(len(probability_B), rows.baseline))
     assert found < constant - 0.05
-    assert found == pytest.approx(result.epochs[result.best_epoch].validation_log_loss, abs=1e-5)
+    assert found == pytest.approx(result.epochs[result.best_epoch].validation_loss, abs=1e-5)
     assert result.num_train_rows == 2550
     assert "epoch 1: train" in capsys.readouterr().out
 

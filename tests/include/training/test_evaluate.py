@@ -13,6 +13,7 @@ from include.registry.assemble import assemble_package
 from include.registry.models import ModelVersion
 from include.registry.package import METRICS, SERVED_GRAPH, read_package
 from include.spec import GatesSpec
+from include.tasks import task_of
 from include.training import command
 from include.training.evaluate import EVALUATION_FILE, evaluate, measure_slices
 from tests.snapshots import SPEC, small_job
@@ -50,9 +51,9 @@ def test_a_version_is_measured_beside_the_base_rate_and_trees(job: Job, lake: St
     report = found.report
     assert found.judgement.verdict == "pass"
     assert report["held_out"]["num_rows"] == report["version"]["num_rows"] == 450
-    assert report["version"]["log_loss"] < report["base_rate"]["log_loss"] - 0.05
-    assert report["trees"]["log_loss"] < report["base_rate"]["log_loss"]
-    assert report["base_rate"]["auc"] == 0.5
+    assert report["version"]["loss"] < report["baseline"]["loss"] - 0.05
+    assert report["trees"]["loss"] < report["baseline"]["loss"]
+    assert report["baseline"]["auc"] == 0.5
     assert report["champion"] is None
     document = json.loads(Path(job.output_uri, EVALUATION_FILE).read_text())
     assert document["judgement"]["verdict"] == "pass"
@@ -72,8 +73,8 @@ def test_a_slice_of_one_outcome_has_no_auc() -> None:
     import pyarrow as pa
 
     table = pa.table({"origin": ["EWR", "EWR", None]})
-    arrays = {"label_B": np.array([0.0, 0.0, 1.0]), "probability_B": np.array([0.1, 0.2, 0.9])}
-    found = measure_slices(table, names=("origin",), **arrays)["origin"]
+    arrays = {"label_B": np.array([0.0, 0.0, 1.0]), "predicted_BK": np.array([0.1, 0.2, 0.9])}
+    found = measure_slices(table, names=("origin",), task=task_of(SPEC), **arrays)["origin"]
     assert found["EWR"]["num_rows"] == 2
     assert found["EWR"]["auc"] is None
     assert list(found) == ["EWR", "None"]
@@ -82,8 +83,8 @@ def test_a_slice_of_one_outcome_has_no_auc() -> None:
 def test_the_champion_is_measured_on_the_same_rows(job: Job, lake: Storage) -> None:
     champion = as_champion(job, lake)
     found = evaluate(job, storage=lake, champion=champion)
-    assert found.report["champion"]["log_loss"] == found.report["version"]["log_loss"]
-    assert found.report["champion"]["log_loss_difference"] == 0
+    assert found.report["champion"]["loss"] == found.report["version"]["loss"]
+    assert found.report["champion"]["loss_difference"] == 0
     assert found.judgement.verdict == "pass"  # equal is allowed by an increase of 0
 
 

@@ -6,8 +6,8 @@ from include.spec import GatesSpec
 from include.training.gates import Measured, judge
 
 GATES = GatesSpec(min_loss_gain_vs_baseline=0.125, max_loss_increase_vs_champion=0.25, min_validation_rows=500)
-GOOD = {"num_rows": 500, "log_loss": 0.5, "base_rate_log_loss": 0.625}
-CHAMPION = {"champion": "3", "champion_log_loss": 0.25}
+GOOD = {"num_rows": 500, "loss_name": "log loss", "loss": 0.5, "baseline_loss": 0.625}
+CHAMPION = {"champion": "3", "champion_loss": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -15,11 +15,11 @@ CHAMPION = {"champion": "3", "champion_log_loss": 0.25}
     [
         ({}, "pass"),
         ({"num_rows": 499}, "inconclusive"),
-        ({"base_rate_log_loss": 0.6249}, "fail"),
+        ({"baseline_loss": 0.6249}, "fail"),
         ({**CHAMPION}, "pass"),
-        ({**CHAMPION, "champion_log_loss": 0.2499}, "fail"),
+        ({**CHAMPION, "champion_loss": 0.2499}, "fail"),
         ({"champion": "3", "champion_problem": "its package is gone"}, "inconclusive"),
-        ({"num_rows": 499, "base_rate_log_loss": 0.4}, "fail"),
+        ({"num_rows": 499, "baseline_loss": 0.4}, "fail"),
     ],
 )
 def test_each_side_of_each_limit(changes: dict[str, object], verdict: str) -> None:
@@ -33,7 +33,7 @@ def test_the_spec_says_what_an_inconclusive_gate_does() -> None:
     gates = GATES.model_copy(update={"on_inconclusive": "continue"})
     few = Measured(**{**GOOD, "num_rows": 1})  # type: ignore[arg-type]
     assert judge(measured=few, gates=gates).may_continue
-    bad = Measured(**{**GOOD, "num_rows": 1, "log_loss": 0.7})  # type: ignore[arg-type]
+    bad = Measured(**{**GOOD, "num_rows": 1, "loss": 0.7})  # type: ignore[arg-type]
     assert not judge(measured=bad, gates=gates).may_continue
 
 
