@@ -115,10 +115,15 @@ def rollout_needs(rollout: RolloutSpec, *, requests_per_s: float | None) -> tupl
 
 
 def _partition_lines(facts: Facts) -> list[Line]:
-    """Return a line for each stage and reason that partitions wait for, the oldest partition's words in it."""
+    """Return a line for each stage and reason that partitions wait for, the oldest partition's words in it.
+
+    The partition that is decided on next has a line of its own, unless it is stuck.
+    """
+    decided, is_there = _next_decided(facts)
     groups: dict[tuple[str, ...], list[PartitionProgress]] = {}
     for item in facts.progress.partitions:
-        if not item.is_closed:
+        is_told = is_there and item.partition == decided and not item.stuck
+        if not item.is_closed and not is_told:
             reason = item.stuck.reason if item.stuck else item.waiting
             groups.setdefault((str(item.furthest), reason), []).append(item)
     return [_partition_line(items, marker=facts.spec.source.marker) for items in groups.values()]
