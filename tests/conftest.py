@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +17,6 @@ from tests.running import TOKEN, RolloutWorld, RunningModelServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-# Airflow reads these when it is first imported: tests must never touch a developer's own Airflow.
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
-os.environ.setdefault("AIRFLOW__CORE__UNIT_TEST_MODE", "False")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["AIRFLOW_HOME"] = str(tmp_path_factory.mktemp("airflow"))
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(root=str(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -120,36 +101,3 @@ def slack() -> Iterator[FakeSlack]:
     fake.stopped.set()
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="session")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a real MLflow server on SQLite for all tests of this process; give each test a model name of its own."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri()]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log)
-        try:
-            _wait_until_healthy(f"{url}/health", server, folder / "log")
-            yield url
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"MLflow did not start within 90 s: {log.read_text()[-2000:]}")

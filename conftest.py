@@ -1,0 +1,3 @@
+"""Loads the test kit for every test, whichever folder pytest is asked for."""
+
+pytest_plugins = ["include.testing.plugin"]
