@@ -19,6 +19,7 @@ from include.cli.backup import backup
 from include.cli.check import check
 from include.cli.doctor import doctor
 from include.cli.errors import report
+from include.cli.ledger import ledger
 from include.cli.migrate import migrate
 from include.cli.new import new
 from include.cli.plan import plan
@@ -76,6 +77,7 @@ app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
 app.command(rich_help_panel=_OPERATE)(doctor)
 app.command(rich_help_panel=_OPERATE)(reconcile)
+app.add_typer(ledger, name="ledger", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_KEEP)(backup)
 app.command(rich_help_panel=_KEEP)(restore)
 app.command(rich_help_panel=_KEEP)(migrate)
