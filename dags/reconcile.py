@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param
 
+from operators.notifiers.slack import alert_on_failure
 from operators.reconcile_models import ReconcileModelsOperator
 from operators.retries import retry_args
 
@@ -49,6 +50,10 @@ with DAG(
         ),
     },
     tags=["tradewind", "upkeep"],
-    default_args={**retry_args(execution_timeout=timedelta(minutes=15)), "owner": "tradewind"},
+    default_args={
+        **retry_args(execution_timeout=timedelta(minutes=15)),
+        "owner": "tradewind",
+        "on_failure_callback": alert_on_failure("tradewind"),
+    },
 ) as dag:
     ReconcileModelsOperator(task_id="reconcile", model="{{ params.model or '' }}", dry_run="{{ params.dry_run }}")

@@ -12,8 +12,8 @@ and removes nothing.
 
 **Out.** Free space; an entry `retention` in the ledger with what went.
 
-**If it fails.** Each thing is removed by itself, in an order in which the next pass goes on. A model whose servers do not
-all answer is left alone, and named in the task's log. docs/pages/retention.md says what is kept and why.
+**If it fails.** Each thing is removed by itself, in an order in which the next pass goes on. A model whose servers do
+not all answer is left alone, and named in the task's log. docs/pages/retention.md says what is kept and why.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Param
 
+from operators.notifiers.slack import alert_on_failure
 from operators.retain_models import RetainModelsOperator
 from operators.retries import retry_args
 
@@ -49,6 +50,10 @@ with DAG(
         ),
     },
     tags=["tradewind", "upkeep"],
-    default_args={**retry_args(execution_timeout=timedelta(hours=1)), "owner": "tradewind"},
+    default_args={
+        **retry_args(execution_timeout=timedelta(hours=1)),
+        "owner": "tradewind",
+        "on_failure_callback": alert_on_failure("tradewind"),
+    },
 ) as dag:
     RetainModelsOperator(task_id="retain", model="{{ params.model or '' }}", dry_run="{{ params.dry_run }}")
