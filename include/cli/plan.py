@@ -29,13 +29,12 @@ def plan(model: ModelsArgument = None, *, as_json: JsonOption = False, home: Hom
         print_json({"models": plans, "unreadable": unreadable})
     else:
         for name, (lines, silent) in found.items():
-            print_table(name, ("stage", "of", "outlook", "what, and why"), [_row(line) for line in lines])
+            print_table(name, ("stage", "outlook", "what, and why"), [_row(line) for line in lines])
             print_silent(silent)
     end_with(unreadable)
 
 
 def _row(line: "Line") -> tuple[str, ...]:
-    what = "\n".join(
-        (line.what, *(f"- {reason}" for reason in line.why), *([f"> {line.command}"] if line.command else ()))
-    )
-    return line.stage, line.subject, str(line.outlook), what
+    command = [f"> {line.command}"] if line.command else []
+    told = [f"{line.subject}: {line.what}", *(f"- {reason}" for reason in line.why), *command]
+    return line.stage, line.outlook, "\n".join(told)

@@ -114,9 +114,8 @@ def is_running(told: "SupervisorState | None") -> bool:
 
 def _print(models: list[ModelStatus], told: "SupervisorState | None", *, now: datetime) -> None:
     print_table("Models", ("model", "", ""), [row for found in models for row in _model_rows(found, now=now)])
-    stuck = [_stuck_row(part, now=now) for found in models for part in found.stuck]
-    if stuck:
-        print_table("Stuck", ("model", "partition", "for", "why, and what frees it"), stuck)
+    for part in (part for found in models for part in found.stuck):
+        _print_stuck(part, now=now)
     if told is None:
         typer.echo("No process was started; `make up` starts them.")
     else:
@@ -161,9 +160,12 @@ def _serving(found: ModelStatus, *, now: datetime) -> str:
     return "\n".join(lines)
 
 
-def _stuck_row(part: "PartitionProgress", *, now: datetime) -> tuple[str, ...]:
+def _print_stuck(part: "PartitionProgress", *, now: datetime) -> None:
+    """Print why a partition is stuck, unfolded: people copy the command and the address."""
     stuck = part.stuck
     if stuck is None:
-        return ()
-    said = f"{stuck.reason}: {stuck.detail}\n> {stuck.command}" + (f"\n{stuck.url}" if stuck.url else "")
-    return part.model, f"{part.partition}, not {stuck.stage}", age(stuck.since, now=now), said
+        return
+    typer.secho(f"Stuck: {part.model} {part.partition}, not {stuck.stage} for {age(stuck.since, now=now)}", bold=True)
+    for text in filter(None, (f"{stuck.reason}: {stuck.detail}", f"> {stuck.command}", stuck.url)):
+        typer.echo(f"  {text}")
+    typer.echo()

@@ -132,16 +132,19 @@ def _partition_lines(facts: Facts) -> list[Line]:
 def _partition_line(items: Sequence[PartitionProgress], *, marker: str) -> Line:
     first, last = items[0], items[-1]
     is_landed = first.furthest is not None
+    what, outlook, command = f"{first.furthest}, goes on", Outlook.NEXT, ""
+    why = first.waiting
     if first.stuck:
-        outlook, why, command = Outlook.STUCK, first.stuck.detail, first.stuck.command
-    else:
-        outlook, command = (Outlook.NEXT if is_landed else Outlook.WAITS), ""
-        why = first.waiting if is_landed else f"the marker {marker} is not in its landing folder"
+        what, outlook = f"not {first.stuck.stage}", Outlook.STUCK
+        why, command = first.stuck.detail, first.stuck.command
+    elif not is_landed:
+        what, outlook = "waits for its files", Outlook.WAITS
+        why = f"the marker {marker} is not in its landing folder"
     return Line(
         stage=_NEXT_DAG[first.furthest],
         subject=first.partition if len(items) == 1 else f"{first.partition} to {last.partition} ({len(items)})",
         outlook=outlook,
-        what=f"{first.furthest}, goes on" if is_landed else "waits for its files",
+        what=what,
         why=(why,) if why else (),
         command=command,
     )
