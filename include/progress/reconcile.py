@@ -102,7 +102,7 @@ def reconcile_models(
     Raises:
         ServiceError: Airflow does not answer, so that no model can be repaired.
     """
-    if sources.airflow is not None:
+    if sources.airflow is not None and actor is not None:
         sources.airflow.get("version")
     done, unreadable = [], {}
     for name in models:
