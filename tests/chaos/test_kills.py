@@ -122,7 +122,7 @@ def test_two_kills_leave_the_same_tables_and_online_store(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_kills_over_the_whole_loop_leave_the_same_end(deploy: Callable[[str], Deployment]) -> None:
     """Two trainings, a bootstrap, a canary; everything that runs is killed, several times."""
     months = partitions.window(partitions.shift("2013-01", NUM_MONTHS - 1), NUM_MONTHS)
