@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from include.runtime.airflow_api import AirflowApi
 
-_MAX_RUNS = 500
 _ENDED = ("success", "skipped", "removed", "upstream_failed", None)
 """States of tasks that explain nothing; None: it was never begun."""
 
@@ -33,8 +32,10 @@ class AirflowFacts:
     closed: Mapping[str, datetime]
 
 
-def read_airflow(api: AirflowApi, *, model: str) -> AirflowFacts:
-    """Return what Airflow knows of a model, in four calls and one more for each run that failed or deploys.
+def read_airflow(api: AirflowApi, *, model: str, max_partitions: int) -> AirflowFacts:
+    """Return what Airflow knows of a model's newest partitions.
+
+    That is four calls, one more for each hundred runs, and one for each run that failed or goes on now.
 
     Raises:
         ServiceError: Airflow does not answer.
@@ -42,12 +43,12 @@ def read_airflow(api: AirflowApi, *, model: str) -> AirflowFacts:
     stage_of = {f"{stage}_{model}": stage for stage in DAG_STAGES}
     dags = api.get("dags", dag_id_pattern=f"_{model}", limit=100)["dags"]
     runs: dict[str, dict[str, Run]] = {}
-    for raw in api.dag_runs(list(stage_of), max_runs=_MAX_RUNS):
+    for raw in api.dag_runs(list(stage_of), max_runs=len(stage_of) * max_partitions):
         key, stage, run = raw["partition_key"], stage_of[raw["dag_id"]], _run(raw)
         if key and (stage not in runs.setdefault(key, {}) or runs[key][stage].queued_at < run.queued_at):
             runs[key][stage] = run
     closed: dict[str, datetime] = {}
-    for event in api.asset_events(f"{model}.closed"):  # oldest first
+    for event in api.asset_events(f"{model}.closed", max_events=max_partitions):  # oldest first
         if event["partition_key"]:
             closed[event["partition_key"]] = datetime.fromisoformat(event["timestamp"])
     return AirflowFacts(

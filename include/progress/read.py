@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _Source = TypeVar("_Source")
 _Answer = TypeVar("_Answer")
 
-MAX_PARTITIONS = 48
-"""How many of a model's newest partitions are looked at."""
+MAX_PARTITIONS = {"month": 48, "week": 104, "day": 120, "hour": 336}
+"""Grain -> how many of a model's newest partitions are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,10 @@ def read_progress(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelP
 def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelFacts:
     """Return what is known about a model; what does not answer is named in `silent`."""
     silent: list[str] = []
-    airflow = _ask("Airflow", silent, sources.airflow, lambda api: read_airflow(api, model=spec.name))
+    most = MAX_PARTITIONS[partitions.grain_of(spec.source.first_partition)]
+    airflow = _ask(
+        "Airflow", silent, sources.airflow, lambda api: read_airflow(api, model=spec.name, max_partitions=most)
+    )
     registry = _ask("MLflow", silent, sources.tracking_uri, lambda uri: _read_registry(uri, model=spec.name))
     routes = _ask("model server", silent, sources.server, lambda server: server.get_routes(model=spec.name))
     registry = registry or _Registry()
@@ -83,7 +86,7 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelFact
     airflow = recorded.explain(airflow) if airflow else None
     parts = [
         _partition(key, spec=spec, storage=sources.storage, lake=lake, airflow=airflow)
-        for key in _keys(spec, known=lake.published, now=now)
+        for key in _keys(spec, known=lake.published, now=now, most=most)
     ]
     versions = _version_facts(registry, recorded)
     parts = [replace(part, decision=recorded.decisions.get(part.key), version=versions.get(part.key)) for part in parts]
@@ -146,14 +149,14 @@ def _read_registry(tracking_uri: str, *, model: str) -> _Registry:
     )
 
 
-def _keys(spec: ModelSpec, *, known: Iterable[str], now: datetime) -> list[str]:
+def _keys(spec: ModelSpec, *, known: Iterable[str], now: datetime, most: int) -> list[str]:
     """Return the newest partitions that are due or published, oldest first."""
     source = spec.source
     grain = partitions.grain_of(source.first_partition)
     due = partitions.shift(partitions.key_at(now, grain=grain, timezone=source.timezone), -1)
     last = min(due, source.last_partition) if source.last_partition else due
-    expected = {key for key in partitions.window(last, MAX_PARTITIONS) if key >= source.first_partition}
-    return sorted(expected | set(known))[-MAX_PARTITIONS:]
+    expected = {key for key in partitions.window(last, most) if key >= source.first_partition}
+    return sorted(expected | set(known))[-most:]
 
 
 def _partition(

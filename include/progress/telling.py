@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.alerts.delivery import DEFAULT_CHANNEL, KIND, Alert, deliver
-from include.progress.state import Stage
+from include.progress.state import Reason, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from include.alerts.delivery import Poster
     from include.progress.repair import Repair
     from include.progress.state import ModelProgress, PartitionProgress
@@ -34,14 +36,18 @@ class Teller:
     channel: str = DEFAULT_CHANNEL
 
     def tell_stuck(self, progress: ModelProgress) -> list[Entry]:
-        """Tell of every partition that is stuck, and of those that were and are not any more.
+        """Tell of the partitions that are stuck, and of those that were and are not any more.
 
-        The same trouble is told once, however often this is called. While a part of the deployment is silent nothing is
-        said to go on.
+        The same trouble is told once, however often this is called. Of several that wait for the same thing the oldest
+        is named and the others are counted; each failed task is told by itself. While a part of the deployment is
+        silent nothing is said to go on.
         """
         now = {_trouble(found): found for found in progress.stuck}
         known = self._known(progress.model)
-        told = [self._say(found, key=f"{_STUCK}{key}", text=_stuck_text(found)) for key, found in now.items()]
+        told = [
+            self._say(found, key=f"{_STUCK}{_trouble(found)}", text=_stuck_text(found, num_others=len(others)))
+            for found, *others in _alike(progress.stuck)
+        ]
         if progress.silent:
             return told
         over = [key for key in known if key not in now]
@@ -85,6 +91,16 @@ class Teller:
         )
 
 
+def _alike(stuck: Iterable[PartitionProgress]) -> list[list[PartitionProgress]]:
+    """Return the partitions that wait for the same thing together, oldest first."""
+    groups: dict[tuple[str, ...], list[PartitionProgress]] = {}
+    for found in stuck:
+        if found.stuck is not None:
+            own = (found.partition,) if found.stuck.reason is Reason.TASK_FAILED else ()
+            groups.setdefault((found.stuck.stage, found.stuck.reason, *own), []).append(found)
+    return list(groups.values())
+
+
 def _trouble(found: PartitionProgress) -> str:
     """Return what names a trouble: the same one is told once, one that comes back is told again."""
     stuck = found.stuck
@@ -93,14 +109,14 @@ def _trouble(found: PartitionProgress) -> str:
     return f"{found.model}:{found.partition}:{stuck.stage}:{stuck.reason}:{stuck.since:%Y%m%dT%H%M%S}"
 
 
-def _stuck_text(found: PartitionProgress) -> str:
+def _stuck_text(found: PartitionProgress, *, num_others: int) -> str:
     stuck = found.stuck
     if stuck is None:
         return ""
     head = f"{found.model} {found.partition} is stuck before {stuck.stage}, since {stuck.since:%Y-%m-%d %H:%M} UTC"
-    return "\n".join(
-        line for line in (f"{head}: {stuck.reason}.", f"{stuck.detail}.", f"Do: {stuck.command}", stuck.url) if line
-    )
+    others = f"So are {num_others} later partitions." if num_others else ""
+    lines = (f"{head}: {stuck.reason}.", f"{stuck.detail}.", others, f"Do: {stuck.command}", stuck.url)
+    return "\n".join(line for line in lines if line)
 
 
 def _goes_on_text(found: PartitionProgress) -> str:

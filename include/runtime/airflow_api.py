@@ -101,14 +101,18 @@ class AirflowApi:
                 self.patch(f"dags/{dag_id}", {"is_paused": False})
         return sorted({*known, *chosen})
 
-    def asset_events(self, name: str) -> list[dict[str, Any]]:
-        """Return an asset's newest 100 events, oldest first; empty when nothing has emitted one."""
+    def asset_events(self, name: str, *, max_events: int = _PAGE) -> list[dict[str, Any]]:
+        """Return an asset's newest events, oldest first; empty when nothing has emitted one."""
         assets = self.get("assets", name_pattern=name)["assets"]
-        found = [asset["id"] for asset in assets if asset["name"] == name]
-        if not found:
-            return []
-        newest = self.get("assets/events", asset_id=found[0], limit=_PAGE, order_by="-timestamp")["asset_events"]
-        return list(reversed(newest))
+        ids = [asset["id"] for asset in assets if asset["name"] == name]
+        newest: list[dict[str, Any]] = []
+        while ids and len(newest) < max_events:
+            asked = min(_PAGE, max_events - len(newest))
+            page = self.get("assets/events", asset_id=ids[0], limit=asked, offset=len(newest), order_by="-timestamp")
+            newest += page["asset_events"]
+            if len(page["asset_events"]) < asked:
+                break
+        return newest[::-1]
 
     def dag_runs(
         self,

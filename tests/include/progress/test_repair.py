@@ -181,3 +181,24 @@ def test_a_trouble_that_comes_back_is_told_again(ledger: Ledger) -> None:
 
     assert "is stuck before" in first
     assert "stuck for another reason now" in second
+
+
+def test_partitions_that_wait_for_the_same_thing_are_told_together(ledger: Ledger) -> None:
+    teller = Teller(ledger=ledger, poster=None, actor="test")
+    assert STUCK.stuck
+    late = [
+        replace(
+            STUCK, partition=f"2026-0{n}", stuck=replace(STUCK.stuck, stage=Stage.LANDED, reason=Reason.LANDING_LATE)
+        )
+        for n in (2, 3, 4)
+    ]
+
+    text, other = told(teller, *late, STUCK)
+
+    assert "2026-02 is stuck" in text
+    assert "So are 2 later partitions." in text
+    assert "task failed" in other
+    # An older one that joins them says nothing about those that wait on.
+    (oldest,) = told(teller, replace(late[0], partition="2026-00"), *late, STUCK)
+    assert "So are 3 later partitions." in oldest
+    assert "goes on" not in oldest
