@@ -17,12 +17,13 @@ _NEEDS_A_PERSON = (
     "NotFoundError",
     "SetupError",
 )
-_NUM_RETRIES = 3
+_NUM_RETRIES = 5
+"""A task that lost its scheduler is run again whatever its number of tries, but each such try is counted too."""
 _SERVICE_RETRY_DELAY = timedelta(seconds=15)
 
 
 def retry_args(*, execution_timeout: timedelta, outage: timedelta = timedelta(0)) -> dict[str, Any]:
-    """Return default arguments of a Dag's tasks: three quick retries, none for errors that would only repeat.
+    """Return default arguments of a Dag's tasks: five quick retries, none for errors that would only repeat.
 
     Args:
         execution_timeout: Of each try.

@@ -69,7 +69,7 @@ def test_the_tasks_follow_each_other(dag: DAG) -> None:
     assert dag.get_task("validate").outlets == [dataset_asset("flight_delays")]
     assert dag.get_task("validate").inlets == [dataset_asset("flight_delays")]
     for task in dag.tasks:
-        assert task.retries == 3
+        assert task.retries == 5
         assert task.execution_timeout > timedelta(0)
         assert task.owner == load_spec("flight_delays").owner
 
