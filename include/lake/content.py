@@ -23,8 +23,11 @@ def content_hash(table: pa.Table) -> str:
     import pyarrow.compute as pc
 
     digest = hashlib.sha256()
-    names = sorted(table.column_names)
-    columns = {name: _canonical(table[name]) for name in names}
+    flat: dict[str, pa.ChunkedArray] = {}
+    for name in table.column_names:
+        flat |= _without_lists(name, table[name])
+    names = sorted(flat)
+    columns = {name: _canonical(flat[name]) for name in names}
     if names and table.num_rows > 1:
         order = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in names])
         columns = {name: column.take(order) for name, column in columns.items()}
@@ -34,6 +37,23 @@ def content_hash(table: pa.Table) -> str:
         for part in _bytes_of(column):
             digest.update(memoryview(part).cast("B"))
     return digest.hexdigest()
+
+
+def _without_lists(name: str, column: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """Return a column of lists as its lengths and a column for each position, which can be sorted; others unchanged."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return {name: column}
+    lengths = pc.list_value_length(column)
+    parts = {
+        f"{name}[{position}]": pc.list_element(
+            pc.list_slice(column, position, position + 1, return_fixed_size_list=True), 0
+        )
+        for position in range(pc.max(lengths).as_py() or 0)
+    }
+    return {f"{name}[]": lengths.cast(pa.int64()), **parts}
 
 
 def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -139,3 +139,26 @@ def test_a_shadow_needs_its_own_number_of_requests() -> None:
     assert stage_verdict(replace(state, counters=fewer), stage="shadow").verdict is Verdict.KEEP_WAITING
     assert stage_verdict(replace(state, shadow=None), stage="shadow").verdict is Verdict.FAIL
     assert "must be the shadow; got" in stage_verdict(CANARY, stage="shadow").reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("sums", "verdict"),
+    [
+        ((400.0, 200.0, 200.0), "pass"),
+        ((200.0, 200.0, 400.0), "pass"),  # 0.25 is the limit, of any class
+        ((199.0, 200.0, 401.0), "fail"),
+        ((400.0, 401.0, -1.0), "fail"),
+        ((400.0, 400.0), "fail"),  # of other classes
+    ],
+)
+def test_the_largest_shift_of_a_class_decides(sums: tuple[float, ...], verdict: str) -> None:
+    champion = replace(GOOD, prediction_sums=(400.0, 200.0, 200.0))
+    found = decide(
+        challenger=replace(GOOD, prediction_sums=sums),
+        champion=champion,
+        rollout=ROLLOUT,
+        min_requests=100,
+        elapsed_s=1,
+    )
+    assert found.verdict == verdict
+    assert found.evidence["counters"]["challenger"]["mean_prediction"] == tuple(total / 800 for total in sums)

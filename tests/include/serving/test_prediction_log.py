@@ -11,6 +11,8 @@ import pytest
 
 from include.serving.prediction_log import LogRecord, PredictionLog, remove_stale_files
 from include.tasks.binary import BinaryClassification
+from include.tasks.multiclass import MulticlassClassification
+from include.tasks.regression import Regression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,3 +164,18 @@ def test_only_old_unfinished_files_are_removed(tmp_path: Path) -> None:
     now_s = (tmp_path / ".new.parquet.tmp").stat().st_mtime
     assert remove_stale_files([tmp_path, tmp_path / "missing"], now_s=now_s) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".new.parquet.tmp", "kept.parquet"]
+
+
+def test_each_task_has_a_file_and_a_column_of_its_own(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+    log = make()
+    classes = MulticlassClassification(classes=("a", "b", "c"))
+    log.append(record(1, num_rows=1, task=classes, predictions=[[0.5, 0.25, 0.25]]))
+    log.append(record(2, num_rows=1, task=Regression(loss="squared_error", huber_delta=0.0), predictions=[-7.5]))
+    log.append(record(3, num_rows=1))
+    assert log.flush(timeout_s=10)
+    found = {}
+    for path in (tmp_path / "m").glob("*.parquet"):
+        table = pq.read_table(path)
+        (output,) = {"probability", "probabilities", "prediction"} & set(table.column_names)
+        found[output] = table[output].to_pylist()
+    assert found == {"probabilities": [[0.5, 0.25, 0.25]], "prediction": [-7.5], "probability": [0.5]}

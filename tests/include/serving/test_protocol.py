@@ -9,6 +9,8 @@ from include.errors import BadInputError
 from include.serving.client import infer_body
 from include.serving.protocol import RequestReader, answer, metadata
 from include.tasks.binary import BinaryClassification
+from include.tasks.multiclass import MulticlassClassification
+from include.tasks.regression import Regression
 from tests.tiny_models import SPEC, request_columns
 
 if TYPE_CHECKING:
@@ -166,3 +168,18 @@ def test_metadata_names_what_to_send() -> None:
     assert by_name["carrier"] == "BYTES"
     assert by_name["distance"] == "FP64"
     assert by_name["tailnum"] == by_name["example_id"] == "BYTES"
+
+
+def test_probabilities_of_classes_are_one_list_with_a_shape() -> None:
+    task = MulticlassClassification(classes=("a", "b", "c"))
+    rows = [[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]
+    found = json.loads(answer(task=task, model="m", version="3", request_id="r", predicted_BK=rows))
+    (output,) = found["outputs"]
+    assert (output["name"], output["shape"], output["data"]) == ("probabilities", [2, 3], [0.5, 0.25, 0.25, 0, 1, 0])
+    assert output["parameters"] == {"classes": ["a", "b", "c"]}
+
+
+def test_a_regression_answers_numbers() -> None:
+    task = Regression(loss="squared_error", huber_delta=0.0)
+    found = json.loads(answer(task=task, model="m", version="3", request_id="r", predicted_BK=[-4.5, 60.0]))
+    assert found["outputs"] == [{"name": "prediction", "datatype": "FP32", "shape": [2], "data": [-4.5, 60.0]}]
