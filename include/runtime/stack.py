@@ -182,8 +182,8 @@ def _check_ports(deployment: Deployment, running: dict[str, ManagedProcess]) -> 
             "Set the same ports, or `make down` first."
         )
     for name, port in asdict(deployment.ports).items():
-        if owners[name] in running:
-            continue
+        if owners[name] in running or SUPERVISOR in running:
+            continue  # the supervisor's own process may just be starting there again
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
