@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from include.authoring.problems import EXPECTATIONS, FEATURES, NETWORK, SPEC
 from include.errors import BadInputError
 from include.lake.storage import Storage
+from include.validation.expectation_run import TableReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -23,6 +26,7 @@ _COMMIT = "dry-run"
 _VALIDATION_FRAC = 0.4
 """Enough of a few rows to validate on."""
 
+_BATCH_ROWS = 64
 _TRACED_ROWS = 64
 
 MIN_LABELLED = 130
@@ -58,24 +62,52 @@ class DryRun:
     graph_bytes: int | None = None
 
 
-def dry_run(*, spec: ModelSpec, sample: Path, folder: Path) -> DryRun:
+class StageError(Exception):
+    """A stage could not go on.
+
+    Args:
+        file: The file of the model's folder that has to do with it.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file)
+        self.file = file
+
+
+@contextmanager
+def _stage(file: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise StageError(file) from error
+
+
+def dry_run(*, spec: ModelSpec, sample: Path, folder: Path, is_checked: bool = True) -> DryRun:
     """Ingest, validate, publish, build features, train one epoch and export.
 
     Args:
         spec: The model.
         sample: Folder with a folder for each partition, in which its files lie as they are landed.
         folder: Empty folder for tables, snapshot and job.
+        is_checked: Whether the expectations judge the rows; otherwise they are only evaluated.
 
     Raises:
-        BadInputError: The sample has no partition.
-        TradewindError: What the stage that cannot go on raises.
+        StageError: A stage cannot go on; its cause says why.
     """
     storage = Storage(root=str(folder))
-    partitions = _land(spec, sample=sample, storage=storage)
-    published = _publish(spec, partitions=partitions, storage=storage)
+    with _stage(SPEC):
+        partitions = _land(spec, sample=sample, storage=storage)
+    with _stage(EXPECTATIONS):
+        published = _publish(spec, partitions=partitions, storage=storage, is_checked=is_checked)
     if published.failures:
         return published
-    return _learn(spec, published=published, storage=storage)
+    with _stage(FEATURES):
+        built, examples = _build(spec, published=published, storage=storage)
+    if built.num_labelled < MIN_LABELLED or built.num_labels <= 1:
+        return built
+    with _stage(NETWORK):
+        loss, graph = _train(spec, partitions=_labelled_partitions(examples), storage=storage)
+    return replace(built, loss=loss, graph_bytes=len(graph))
 
 
 def _land(spec: ModelSpec, *, sample: Path, storage: Storage) -> tuple[str, ...]:
@@ -94,7 +126,7 @@ def _land(spec: ModelSpec, *, sample: Path, storage: Storage) -> tuple[str, ...]
     return partitions
 
 
-def _publish(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage) -> DryRun:
+def _publish(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage, is_checked: bool) -> DryRun:
     from include.lake.ingest import ingest_partition
     from include.validation.partition import check_partition, publish_partition
 
@@ -103,6 +135,9 @@ def _publish(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage) 
     for key in partitions:
         ingest_partition(spec=spec, storage=storage, partition=key)
         checked = check_partition(spec=spec, storage=storage, partition=key)
+        if not is_checked:
+            nothing = {name: TableReport(bad_rows={}, failures=()) for name in checked.reports}
+            checked = replace(checked, reports=nothing)
         failures += [f"{key}: {failure}" for report in checked.reports.values() for failure in report.failures]
         num_rows += checked.rows[first].num_rows
         num_bad += len(checked.reports[first].bad_rows)
@@ -111,8 +146,8 @@ def _publish(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage) 
     return DryRun(partitions=partitions, num_rows=num_rows, num_quarantined=num_bad, failures=tuple(failures))
 
 
-def _learn(spec: ModelSpec, *, published: DryRun, storage: Storage) -> DryRun:
-    """Build features and examples, and train on them if there are enough."""
+def _build(spec: ModelSpec, *, published: DryRun, storage: Storage) -> tuple[DryRun, pa.Table]:
+    """Build the store features and the examples."""
     import pyarrow.compute as pc
 
     from include.features.build import build_features
@@ -129,10 +164,7 @@ def _learn(spec: ModelSpec, *, published: DryRun, storage: Storage) -> DryRun:
         num_labelled=len(labels),
         num_labels=len(pc.unique(labels)),
     )
-    if found.num_labelled < MIN_LABELLED or found.num_labels <= 1:
-        return found
-    loss, graph = _train(spec, partitions=_labelled_partitions(examples), storage=storage)
-    return replace(found, loss=loss, graph_bytes=len(graph))
+    return found, examples
 
 
 def _labelled_partitions(examples: pa.Table) -> tuple[str, ...]:
@@ -152,7 +184,11 @@ def _train(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage) ->
     spec = spec.model_copy(update={"training": training})
     snapshot = build_snapshot(spec=spec, storage=storage, window=partitions).ref
     job = make_job(
-        spec=spec, snapshot=snapshot, commit=_COMMIT, storage=storage, params={"max_epochs": 1, "batch_size": 32}
+        spec=spec,
+        snapshot=snapshot,
+        commit=_COMMIT,
+        storage=storage,
+        params={"max_epochs": 1, "batch_size": _BATCH_ROWS},
     )
     rows = load_rows(job, storage=storage)
     checkpoints = Checkpoints(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage)

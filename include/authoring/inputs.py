@@ -32,6 +32,8 @@ _MAX_ID_CATEGORIES = 50
 _MAX_MISSING_FRAC = 0.95
 _CALENDAR = re.compile(r"^(year|yr|month|mon|day|day_of_month|quarter|week|week_of_year)$")
 _MIN_HOURS = 6
+_MIN_UNLABELLED = 20
+_MOST = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,11 @@ def _reason_against(column: Column, rows: TypedRows, *, label: Label, label_valu
         return LeftOut(column=column.name, why=f"mixed: {column.mixed}", is_warning=True)
     if column.is_number and _CALENDAR.match(column.name.lower()):
         return LeftOut(column=column.name, why="the calendar; the months to come are not among those to learn from")
-    return _names_something(column, num_rows=num_rows) or _leaks(column, rows, label=label, label_values=label_values)
+    return (
+        _names_something(column, num_rows=num_rows)
+        or _comes_with_the_outcome(column, rows, label_values=label_values)
+        or _leaks(column, rows, label=label, label_values=label_values)
+    )
 
 
 def _names_something(column: Column, *, num_rows: int) -> LeftOut | None:
@@ -139,6 +145,20 @@ def _names_something(column: Column, *, num_rows: int) -> LeftOut | None:
     if column.type == "int64" and count == num_rows:
         return LeftOut(column=column.name, why="another number in each row: an id")
     return None
+
+
+def _comes_with_the_outcome(column: Column, rows: TypedRows, *, label_values: pa.ChunkedArray) -> LeftOut | None:
+    """Return why a column is written with the outcome: it is there where the label is, and missing without it."""
+    import pyarrow.compute as pc
+
+    if not column.num_null or label_values.null_count < _MIN_UNLABELLED:
+        return None
+    without = rows.rows[column.name].filter(pc.is_null(label_values))
+    with_label = rows.rows[column.name].filter(pc.is_valid(label_values))
+    if without.null_count < _MOST * len(without) or with_label.null_count > (1 - _MOST) * column.num_null:
+        return None
+    why = f"missing where the label is, there where it is: written with the outcome? If not, --keep {column.name}"
+    return LeftOut(column=column.name, why=why, is_warning=True)
 
 
 def _leaks(column: Column, rows: TypedRows, *, label: Label, label_values: pa.ChunkedArray) -> LeftOut | None:

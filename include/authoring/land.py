@@ -56,10 +56,10 @@ def land_source(draft: Draft, *, storage: Storage) -> dict[str, int]:
 
 
 def small_sample(draft: Draft, *, num_partitions: int, num_rows: int) -> Mapping[str, bytes]:
-    """Return some partitions of what was looked at, thinned out evenly: partition -> its file."""
+    """Return the largest partitions of what was looked at, thinned out evenly: partition -> its file."""
     import numpy as np
 
-    keys = sorted(draft.partitions.counts)[:num_partitions]
+    keys = sorted(draft.partitions.counts, key=lambda key: -draft.partitions.counts[key])[:num_partitions]
     found: dict[str, bytes] = {}
     by_partition = _by_partition(
         [draft.sample.rows], event=draft.event, grain=draft.partitions.grain, timezone=draft.timezone

@@ -26,7 +26,7 @@ GOOD_PARTITIONS = 6
 """So many are enough to train, deploy and monitor on."""
 
 MIN_PARTITION_ROWS = 100
-_MAKE_ONE = """--sql "SELECT make_timestamp(year, month, day, 0, 0, 0) AS at, * FROM 'sample.csv'"."""
+_MAKE_ONE = """--sql "SELECT make_timestamp(year, month, day, 0, 0, 0) AS happened_at, * FROM 'sample.csv'"."""
 _MAX_NULL_FRAC = 0.05
 _MIN_LATER_FRAC = 0.999
 _ENDED_AFTER_PARTITIONS = 3

@@ -15,7 +15,7 @@ from include.authoring.explain import explained
 from include.authoring.limits import limits_of
 from include.authoring.moments import moment_sql
 from include.authoring.numbers import numbers_of
-from include.authoring.typed import quoted
+from include.authoring.typed import alias, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,7 @@ def render(draft: Draft, *, sample_rows: int) -> dict[str, str]:
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {
+        "alias": alias,
         "cell": lambda text: str(text).replace("|", "\\|"),
         "comment": _comment,
         "list_literal": lambda values: f"[{', '.join(map(_literal, values))}]",

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from include.authoring.moments import moment_sql
-from include.authoring.typed import TABLE
+from include.authoring.typed import TABLE, alias
 
 if TYPE_CHECKING:
     from include.authoring.draft import Draft
@@ -20,8 +20,8 @@ def request_of(draft: Draft) -> str:
     asked = {f.name: f.sql for f in features} | {view.entity: view.sql for view in draft.views}
     required = [f.name for f in features if not f.is_nullable]
     inner = f"SELECT *, {moment_sql(draft.event, timezone=draft.timezone)} AS _event_at FROM {TABLE}"  # noqa: S608 - ours
-    columns = ", ".join(f"{sql} AS {name}" for name, sql in asked.items())
-    present = " AND ".join(f"{name} IS NOT NULL" for name in required) or "true"
+    columns = ", ".join(f"{sql} AS {alias(name)}" for name, sql in asked.items())
+    present = " AND ".join(f"{alias(name)} IS NOT NULL" for name in required) or "true"
     rows = draft.rows.ask(f"SELECT * FROM (SELECT {columns} FROM ({inner})) WHERE {present} LIMIT 2")  # noqa: S608 - ours
     numeric = {f.name for f in features if f.kind == "numeric"}
     inputs = [

@@ -57,6 +57,8 @@ def open_sql(query: str, *, database: str | None) -> SqlSource:
     query = query.strip().rstrip(";")
     if database and "://" not in database:
         require_file(Path(database))
+    first = next(_answers(f"SELECT * FROM ({query}) AS q LIMIT 1", database=database), None)  # noqa: S608 - theirs
+    require_names(first.column_names if first is not None else [], what="the query's answer")
     counted = next(_answers(f"SELECT count(*) AS n FROM ({query}) AS q", database=database))  # noqa: S608 - theirs
     return SqlSource(query=query, database=database, num_rows_hint=int(counted.column(0)[0].as_py()))
 
@@ -87,7 +89,7 @@ def _ask_duckdb(query: str, *, path: Path | None) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     with closing(duckdb.connect(str(path), read_only=True) if path else duckdb.connect()) as connection:
-        for batch in connection.execute(query).to_arrow_reader(BATCH_ROWS):
+        for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
             yield pa.Table.from_batches([batch])
 
 
@@ -99,7 +101,6 @@ def _ask_url(query: str, *, url: str) -> Iterator[pa.Table]:
         with engine.connect().execution_options(stream_results=True) as connection:
             found = connection.execute(sqlalchemy.text(query))
             names = list(found.keys())
-            require_names(names, what="the query's answer")
             for rows in found.partitions(BATCH_ROWS):
                 yield _table_of(rows, names=names)
     finally:
@@ -110,13 +111,13 @@ def _table_of(rows: Any, *, names: list[str]) -> pa.Table:
     """Return rows of Python values as a table; SQLite has values of several types in one column, which become text."""
     import pyarrow as pa
 
-    columns = {}
-    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+    columns = []
+    for values in zip(*rows, strict=True):
         try:
-            columns[name] = pa.array(values)
+            columns.append(pa.array(values))
         except (pa.ArrowInvalid, pa.ArrowTypeError):
-            columns[name] = pa.array([None if value is None else str(value) for value in values])
-    return pa.table(columns)
+            columns.append(pa.array([None if value is None else str(value) for value in values]))
+    return pa.table(columns, names=names)
 
 
 def _without_password(database: str) -> str:

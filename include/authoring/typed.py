@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from include.authoring.columns import null_texts_of
@@ -110,6 +111,22 @@ def quoted(name: str) -> str:
     "say ""hi"" twice"
     """
     return '"' + name.replace('"', '""') + '"'
+
+
+def alias(name: str) -> str:
+    """Return a feature's name as SQL writes it: quoted only where it is a word of SQL's own.
+
+    >>> alias("fee"), alias("order")
+    ('fee', '"order"')
+    """
+    return quoted(name) if name in _reserved() else name
+
+
+@cache
+def _reserved() -> frozenset[str]:
+    with connect() as connection:
+        found = connection.sql("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category != 'unreserved'")
+        return frozenset(name for (name,) in found.fetchall())
 
 
 def literal(text: str) -> str:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from include.authoring.draft import Draft
 
 SAMPLE = "sample"
-_SAMPLE_PARTITIONS = 2
-_SAMPLE_ROWS = 200
+_SAMPLE_PARTITIONS = 1
+_SAMPLE_ROWS = 400
 
 
 def write_model(draft: Draft, *, models_dir: Path, force: bool = False) -> list[str]:

@@ -187,4 +187,7 @@ def _print_next(draft: "Draft", console: "Console", *, home: Path, is_landed: bo
 def _again() -> str:
     import shlex
 
-    return f"./tradewind {shlex.join(sys.argv[1:])} --yes --force --land"
+    given = sys.argv[1:]
+    return (
+        f"./tradewind {shlex.join([*given, *(flag for flag in ('--yes', '--force', '--land') if flag not in given)])}"
+    )

@@ -117,8 +117,8 @@ def _day_pattern(time_format: str, *, with_hour: bool, at: Any) -> str:
     """Return a regular expression for the texts of one day, or of one hour of it.
 
     >>> from datetime import datetime
-    >>> _day_pattern("%d/%m/%Y %H:%M", with_hour=False, at=datetime(2013, 1, 31))
-    '31/0?1/2013'
+    >>> _day_pattern("%Y/%m/%d", with_hour=False, at=datetime(2013, 1, 31))
+    '2013/0?1/31'
     """
     last = time_format.index("%H") if "%H" in time_format else len(time_format)
     date = time_format[:last].rstrip(" T")
