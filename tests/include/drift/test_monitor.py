@@ -5,24 +5,35 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from include.drift.champion import describe
 from include.drift.monitor import TABLE, Measurement, measure_partition
-from include.lake.tables import read_table, table_exists
+from include.lake.tables import read_table, table_exists, write_partition
+from include.registry.models import ModelVersion
+from include.registry.package import DRIFT_REFERENCE, METRICS, write_package
 from include.training.metrics import auc, expected_calibration_error, log_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    import pyarrow as pa
-
     from include.drift.champion import Champion
     from include.lake.storage import Storage
     from include.spec import ModelSpec
 
 MONTH = "2013-06"
+FORMER = {
+    "schema_version": 1,
+    "num_rows": 2,
+    "label_frac": 0.5,
+    "numeric": {},
+    "categorical": {},
+    "scores": {"edges": [], "counts": [2], "num_missing": 0},
+}
+"""A drift reference of release 0.1.0."""
 
 
 def published_rows(spec: ModelSpec, storage: Storage) -> list[dict[str, Any]]:
@@ -139,3 +150,33 @@ def test_labels_that_have_not_arrived_leave_drift_only(
     assert found.prediction_psi is not None
     assert found.gain is None
     assert isinstance(found, Measurement)
+
+
+def test_columns_that_an_older_release_wrote_stay(
+    spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
+) -> None:
+    former = pa.table({"model_version": ["1"], "log_loss": [0.5], "base_rate_log_loss": [0.6]})
+    uri = storage.table(spec.name, TABLE)
+    write_partition(uri=uri, table=former, partition="2013-05", storage_options=storage.options)
+    publish(partition=MONTH, num_flights=50)
+    served(partition=MONTH)
+    for _ in range(2):
+        measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
+    old, new = sorted(published_rows(spec, storage), key=lambda row: row["partition"])
+    assert (old["log_loss"], old["loss"]) == (0.5, None)
+    assert (new["log_loss"], new["loss"] is None) == (None, False)
+
+
+def test_what_an_older_release_logged_is_measured(
+    spec: ModelSpec, storage: Storage, champion: Champion, publish: Callable[..., None], served: Callable[..., pa.Table]
+) -> None:
+    """Logs of 0.1.0 have the column `probability`; packages of 0.1.0 call their loss `log_loss`."""
+    publish(partition=MONTH, num_flights=50)
+    served(partition=MONTH)
+    found = measure_partition(spec=spec, storage=storage, partition=MONTH, champion=champion)
+    assert found.champion is not None
+    assert found.champion.num_predictions == 50
+    contents = {METRICS: b'{"validation": {"log_loss": 0.25}}', DRIFT_REFERENCE: json.dumps(FORMER).encode()}
+    package = write_package(storage.root + "/package", model=spec.name, job_key="j", contents=contents)
+    version = ModelVersion(name=spec.name, version="1", source=package.uri, run_id="r")
+    assert describe(version, storage=storage).validation_loss == 0.25
