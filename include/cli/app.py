@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from include import __version__
 from include.cli.backup import backup
+from include.cli.check import check
 from include.cli.doctor import doctor
 from include.cli.errors import report
 from include.cli.ledger import ledger
@@ -70,6 +71,7 @@ def _tradewind(
 
 # One line a command, in the order of the help.
 app.command(rich_help_panel=_AUTHOR)(new)
+app.command(rich_help_panel=_AUTHOR)(check)
 app.command(rich_help_panel=_OPERATE)(status)
 app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
