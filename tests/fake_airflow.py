@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+
+from include.progress.facts import DAG_STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PASSWORD = "right"
 
@@ -89,7 +95,14 @@ class FakeAirflow:
 
     def _runs(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "dags/~/dagRuns/list":
-            found = [run for run in reversed(self.runs) if run["dag_id"] in body["dag_ids"]]
+            states, last = body.get("states"), body.get("end_date_lte", "9")
+            found = [
+                run
+                for run in reversed(self.runs)
+                if run["dag_id"] in body["dag_ids"]
+                and (states is None or run["state"] in states)
+                and (run["end_date"] or "") <= last
+            ]
             first = body["page_offset"]
             return 200, {"dag_runs": found[first : first + body["page_limit"]]}
         named = re.fullmatch(r"dags/(\w+)/dagRuns(?:/([^/]+)(/taskInstances)?)?", path)
@@ -105,3 +118,18 @@ class FakeAirflow:
             return 409, {"detail": "it exists"}
         made = self.add_run(dag_id, body["partition_key"], "queued", at=self.now, dag_run_id=body["dag_run_id"])
         return 200, made
+
+
+@contextmanager
+def fake_airflow(model: str) -> Iterator[FakeAirflow]:
+    """Serve an Airflow that has a model's Dags, none paused, and no run yet."""
+    fake = FakeAirflow(
+        paused={f"{stage}_{model}": False for stage in DAG_STAGES} | {f"score_{model}": True},
+        events={f"{model}.closed": []},
+    )
+    server = fake.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -101,21 +102,23 @@ def test_lost_events_are_found_and_made_good(deployment: Deployment) -> None:
     assert [run["dag_run_id"] for run in api.dag_runs([MATERIALIZE], max_runs=5)] == [started.run_id]
 
     # Rows that were committed without an event; their ingest run is gone, as after a restored backup.
-    ingest = f"ingest_{MODEL}"
-    (waiting,) = [run for run in api.dag_runs([ingest], max_runs=100) if run["partition_key"] == "2013-02"]
-    api.patch(f"dags/{ingest}/dagRuns/{waiting['dag_run_id']}", {"state": "failed"})
-    api.delete_run(ingest, waiting["dag_run_id"])
-    api.delete_run(ingest, waiting["dag_run_id"])  # gone already: as good as removed
-    land_month(storage=storage, partition="2013-02", max_flights=3000)
-    publish_by_hand(storage, "2013-02")
-
-    # This time by the Dag, as its own user, which may do no more than it needs; it looks at a real clock.
+    # The reconciler's own user may do that, and no more than it needs.
     reconciler = AirflowApi(
         base_url=deployment.airflow_url, username="reconciler", password=deployment.secrets.reconciler_password
     )
     with pytest.raises(ServiceError, match="403"):
         reconciler.get("connections")
+    ingest = f"ingest_{MODEL}"
+    (waiting,) = [run for run in api.dag_runs([ingest], max_runs=100) if run["partition_key"] == "2013-02"]
+    api.patch(f"dags/{ingest}/dagRuns/{waiting['dag_run_id']}", {"state": "failed"})
+    reconciler.delete_run(ingest, waiting["dag_run_id"])
+    reconciler.delete_run(ingest, waiting["dag_run_id"])  # gone already: as good as removed
+    land_month(storage=storage, partition="2013-02", max_flights=3000)
+    publish_by_hand(storage, "2013-02")
+
     assert progress_of("2013-02", sources).stuck is not None
+
+    # This time by the Dag, which looks at a real clock.
     api.patch("dags/reconcile", {"is_paused": False})
     wait_until(lambda: bool(sources.ledger.entries(MODEL, "reconcile")[1:]) or _press(api))
     wait_until(lambda: progress_of("2013-02", sources).is_closed)
@@ -127,6 +130,13 @@ def test_lost_events_are_found_and_made_good(deployment: Deployment) -> None:
     assert any("2013-02" in text and "the reconciler started" in text for text in alerts)
     closed = [event["partition_key"] for event in api.asset_events(f"{MODEL}.closed")]
     assert closed == ["2013-01", "2013-02"]
+
+    # Retention has everything that it needs, and nothing is old enough to go.
+    api.patch("dags/retain", {"is_paused": False})
+    wait_until(lambda: any(run["state"] == "success" for run in api.dag_runs(["retain"], max_runs=5)))
+    (passed,) = [run for run in api.dag_runs(["retain"], max_runs=5) if run["state"] == "success"]
+    found = api.get(f"dags/retain/dagRuns/{passed['dag_run_id']}/taskInstances/retain/xcomEntries/return_value")
+    assert json.loads(found["value"]) == {"removed": {}, "planned": {}, "unreadable": {}}
 
 
 def _press(api: AirflowApi) -> bool:

@@ -12,7 +12,6 @@ import pytest
 from include.errors import ServiceError
 from include.lake.files import write_bytes
 from include.lake.tables import write_partition
-from include.progress.facts import DAG_STAGES
 from include.progress.read import Sources, read_progress
 from include.progress.reconcile import reconcile, reconcile_models
 from include.progress.state import PartitionProgress, Reason, Stage
@@ -21,7 +20,7 @@ from include.rollout.ledger import Ledger
 from include.runtime.airflow_api import AirflowApi
 from include.serving.client import ModelServerClient
 from include.spec import load_spec
-from tests.fake_airflow import PASSWORD, FakeAirflow
+from tests.fake_airflow import PASSWORD, FakeAirflow, fake_airflow
 from tests.running import MODEL, RolloutWorld
 
 if TYPE_CHECKING:
@@ -36,14 +35,8 @@ GRACE = timedelta(seconds=SPEC.progress.grace_s)
 
 @pytest.fixture
 def airflow() -> Iterator[FakeAirflow]:
-    fake = FakeAirflow(
-        paused={f"{stage}_{MODEL}": False for stage in DAG_STAGES} | {f"score_{MODEL}": True},
-        events={f"{MODEL}.closed": []},
-    )
-    server = fake.start()
-    yield fake
-    server.shutdown()
-    server.server_close()
+    with fake_airflow(MODEL) as fake:
+        yield fake
 
 
 @pytest.fixture
