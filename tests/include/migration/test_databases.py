@@ -61,13 +61,20 @@ def source(folder: Path) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Database]:
-    """Run another server, on which user `team` may make databases; its password is in the folder's file `passwords`."""
-    made = stack.open_deployment(folder / "other", ports=stack.free_ports())
-    made.postgres.start()
+    """Run another server, of an older major version, on which user `team` may make databases.
+
+    The wheel has PostgreSQL 16 too. The user's password is in the folder's file `passwords`.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("include.runtime.postgres.RELEASE_FOLDER", "pginstall")
+        made = stack.open_deployment(folder / "other", ports=stack.free_ports())
+        made.postgres.start()
     found = databases_of(made)["airflow"].named("postgres")
     found.query(f"CREATE ROLE team LOGIN CREATEDB PASSWORD '{PASSWORD}'")
     (folder / "passwords").touch(mode=0o600)
     (folder / "passwords").write_text(f"*:*:*:team:{PASSWORD}\n")
+    [(version,)] = found.query("SHOW server_version")
+    assert version.startswith("16.")
     yield found
     stop(made)
 
