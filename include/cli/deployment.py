@@ -40,6 +40,7 @@ def recorded_ports(home: Home) -> Ports:
 
 def sources_of(deployment: Deployment) -> Sources:
     """Return where a deployment's state lives, for what reads it."""
+    from include.lake.connection import current_storage
     from include.progress.read import Sources
     from include.rollout.ledger import Ledger
     from include.runtime.airflow_api import AirflowApi
@@ -47,7 +48,7 @@ def sources_of(deployment: Deployment) -> Sources:
 
     secrets = deployment.secrets
     return Sources(
-        storage=deployment.home.storage,
+        storage=current_storage(deployment.home.storage),
         ledger=Ledger(path=deployment.home.ledger),
         tracking_uri=deployment.mlflow_url,
         server=ModelServerClient(base_url=deployment.model_server_url, admin_token=secrets.model_server_token),

@@ -13,6 +13,7 @@ from include.cli.options import DEFAULT_HOME, HomeOption, ModelArgument
 from include.cli.scratch import copy_sqlite, make_scratch
 from include.cli.stages import STAGES, Reach, chain, check_settings
 from include.errors import BadInputError
+from include.lake.connection import VARIABLE, current_storage
 from include.lake.storage import Storage
 from include.runtime.home import REPO, Home
 from include.runtime.secrets import Secrets
@@ -66,14 +67,15 @@ def run(  # its parameters are the usage
         )
     with tempfile.TemporaryDirectory(prefix="tradewind-") as folder:
         deployment = _deployment(home, lake=lake, folder=Path(folder))
-        storage = Storage(root=str(lake)) if lake else deployment.home.storage
+        own = current_storage(deployment.home.storage)
+        storage = Storage(root=str(lake)) if lake else own
         if scratch:
             storage = make_scratch(storage, model=model, below=deployment.home.root / "scratch")
         ledger = deployment.home.ledger
         if reach is Reach.LEDGER and not yes:
             ledger = _copied(ledger, into=Path(folder))
         _announce(stage, model=model, partition=partition, storage=storage, is_recorded=yes)
-        environment = _environment(deployment, storage=storage, ledger=ledger)
+        environment = _environment(deployment, lake=None if storage is own else storage, ledger=ledger)
         job = {"stage": stage, "model": model, "partition": partition, "settings": chosen, "pdb": use_pdb}
         command = (sys.executable, "-P", "-m", "operators.by_hand", json.dumps(job))
         code = subprocess.run(command, env=environment, check=False).returncode
@@ -112,11 +114,10 @@ def _announce(stage: str, *, model: str, partition: str, storage: Storage, is_re
         typer.echo(f"  {step:12} writes {writes}{' (a copy; --yes records it)' if is_copy else ''}", err=True)
 
 
-def _environment(deployment: Deployment, *, storage: Storage, ledger: Path) -> dict[str, str]:
+def _environment(deployment: Deployment, *, lake: Storage | None, ledger: Path) -> dict[str, str]:
     """Return what a task of the deployment finds in its environment, with the lake and the ledger that were chosen."""
     connections = {"AIRFLOW_CONN_TRADEWIND_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(ledger)})}
-    if storage != deployment.home.storage:
-        lake = {"conn_type": "fs", "extra": {"path": storage.root}}
-        connections["AIRFLOW_CONN_TRADEWIND_LAKE"] = json.dumps(lake)
+    if lake is not None:
+        connections[VARIABLE] = json.dumps({"conn_type": "fs", "extra": {"path": lake.root}})
     terminal = {name: os.environ[name] for name in ("TERM", "COLUMNS") if name in os.environ}
     return deployment.airflow_env() | terminal | {"PYTHONPATH": str(REPO)} | connections

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from include.doctor.finding import Level, fail, ok, warn
 from include.errors import CorruptArtifactError, TradewindError
-from include.lake.connection import storage_from_environment
+from include.lake.connection import current_storage
 from include.registry.rest import post
 from include.rollout.ledger import Ledger
 from include.runtime import processes
@@ -153,7 +153,7 @@ def check_model_server(deployment: Deployment) -> Finding:
 
 def check_lake(deployment: Deployment) -> Finding:
     """Check that the lake can be written."""
-    storage = storage_from_environment(deployment.home.storage)
+    storage = current_storage(deployment.home.storage)
     if not storage.is_local:
         return ok("lake", storage.root)
     if not os.access(storage.root, os.W_OK | os.X_OK):

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook
 
-from include.errors import SetupError
-from include.lake.storage import Storage
+from include.lake.connection import storage_from
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+    from include.lake.storage import Storage
 
 
 class LakeHook(BaseHook):
@@ -44,21 +45,9 @@ class LakeHook(BaseHook):
         return self._storage(await self.aget_connection(self.lake_conn_id))
 
     def _storage(self, connection: Connection) -> Storage:
-        extra = connection.extra_dejson
-        if path := extra.get("path"):
-            return Storage(root=path)
-        if root := extra.get("lake_root"):
-            named = {
-                "AWS_ACCESS_KEY_ID": connection.login,
-                "AWS_SECRET_ACCESS_KEY": connection.password,
-                "AWS_REGION": extra.get("region_name"),
-                "AWS_ENDPOINT_URL": extra.get("endpoint_url"),
-            }
-            options = {key: value for key, value in named.items() if value}
-            if str(extra.get("endpoint_url", "")).startswith("http://"):
-                options["AWS_ALLOW_HTTP"] = "true"
-            return Storage(root=root, local_root=extra.get("local_path", ""), options=options)
-        raise SetupError(
-            f"connection {self.lake_conn_id!r} must have `path` (a folder) or `lake_root` (s3://bucket/prefix) in "
-            f"its extra; got the keys {sorted(extra)}. Nothing was read. Add one of them."
+        return storage_from(
+            name=self.lake_conn_id,
+            extra=connection.extra_dejson,
+            login=connection.login,
+            password=connection.password,
         )
