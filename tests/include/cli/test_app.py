@@ -89,7 +89,7 @@ def test_makes_the_virtual_environment_when_it_is_absent(tmp_path: Path) -> None
         "setup:\n\t@echo set up\n\t@mkdir -p .venv/bin\n\t@touch .venv/.tradewind-locks.json\n"
         f"\t@printf '#!/bin/sh\\nexec {sys.executable} \"$$@\"\\n' > .venv/bin/python; chmod +x .venv/bin/python\n"
     )
-    command = [tmp_path / "tradewind", "--version"]
+    command = [str(tmp_path / "tradewind"), "--version"]
 
     first, second = (subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2))
 

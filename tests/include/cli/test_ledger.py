@@ -11,7 +11,7 @@ from include.cli.app import app
 from include.rollout.ledger import Ledger
 
 if TYPE_CHECKING:
-    from click.testing import Result
+    from typer.testing import Result
 
     from include.runtime.home import Home
 
