@@ -60,9 +60,9 @@ class SourceSpec(Frozen):
     )
     availability_delay_s: int = Field(default=0, ge=0, description="Seconds from a partition's end to its features.")
     marker: str = Field(default="_SUCCESS", description="File that is written last by whoever lands a partition.")
-    poke_interval_s: float = Field(default=60, gt=0)
+    poke_interval_s: float = Field(default=60, gt=0, description="Seconds between two looks for the marker.")
     wait_timeout_s: int = Field(default=7 * 86400, gt=0, description="Seconds to wait for a partition's marker.")
-    tables: dict[Identifier, TableSpec] = Field(min_length=1)
+    tables: dict[Identifier, TableSpec] = Field(min_length=1, description="Tables by name, one file each.")
 
     @property
     def schedule(self) -> str:

@@ -1,0 +1,89 @@
+"""A model.yaml of an older version as one of the current version: its text is edited, so comments and order stay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from include.errors import SpecError
+from include.spec.model import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_VERSION = ("schema_version",)
+
+_RENAMED: Mapping[int, Mapping[tuple[str, ...], str]] = {
+    1: {
+        ("gates", "min_log_loss_gain_vs_base_rate"): "min_loss_gain_vs_baseline",
+        ("gates", "max_log_loss_increase_vs_champion"): "max_loss_increase_vs_champion",
+        ("compression", "max_log_loss_increase"): "max_loss_increase",
+        ("retraining", "min_log_loss_increase"): "min_loss_increase",
+        ("rollout", "max_mean_score_shift"): "max_mean_prediction_shift",
+    }
+}
+"""Version -> what the next one calls a key."""
+
+
+def migrate(text: str, *, path: Path) -> str:
+    """Return the text of a model.yaml in the current version; the same text if it is current.
+
+    Args:
+        text: The file.
+        path: Names it in errors.
+
+    Raises:
+        SpecError: It is no YAML, names no version or an unknown one, or has a key under its old and its new name.
+    """
+    version = _version(text, path=path)
+    while version < SCHEMA_VERSION:
+        text = _step(text, version=version, path=path)
+        version += 1
+    return text
+
+
+def _version(text: str, *, path: Path) -> int:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} must be YAML; got: {error}. Nothing was changed. Mend the syntax.") from error
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= SCHEMA_VERSION:
+        raise SpecError(
+            f"{path}: schema_version must be 1 to {SCHEMA_VERSION}; got {found!r}. Nothing was changed. Write the "
+            "version that the file was made for, or upgrade Tradewind."
+        )
+    return found
+
+
+def _step(text: str, *, version: int, path: Path) -> str:
+    """Return the text in the next version."""
+    renamed = _RENAMED[version]
+    edits: list[tuple[int, int, str]] = []
+    places = dict(_places(yaml.compose(text, Loader=yaml.SafeLoader)))
+    for place, name in renamed.items():
+        if place not in places:
+            continue
+        if (*place[:-1], name) in places:
+            raise SpecError(
+                f"{path}: {'.'.join(place)} is {name} in version {version + 1}; got both. Nothing was changed. Remove "
+                "one."
+            )
+        key, _ = places[place]
+        edits.append((key.start_mark.index, key.end_mark.index, name))
+    _, value = places[_VERSION]
+    edits.append((value.start_mark.index, value.end_mark.index, str(version + 1)))
+    for start, end, new in sorted(edits, reverse=True):
+        text = f"{text[:start]}{new}{text[end:]}"
+    return text
+
+
+def _places(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[Any, Any]]]:
+    """Yield each key of the mappings with its own and its value's node."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*above, key.value)
+            yield place, (key, value)
+            yield from _places(value, place)
