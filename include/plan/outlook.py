@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from include import partitions
 from include.progress.state import Stage
-from include.retraining.decision import History, find_blocks
+from include.retraining.decision import History, find_blocks, trainings_of_year
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,11 +186,10 @@ def _could_train(facts: Facts, partition: str) -> tuple[Outlook, str, tuple[str,
     if facts.champion is None and facts.is_champion_known:
         return Outlook.NEXT, "it would train the first version", ("no champion serves, and a window is published",)
     limits = facts.spec.retraining
-    year = partitions.window(partition, partitions.PER_YEAR[partitions.grain_of(partition)])
-    spent = len({key for key in history.trained if key in year and key != partition})
+    spent = trainings_of_year(partition, trained=history.trained)
     asked = (
         f"it needs a symptom, and an expected gain of at least {limits.min_expected_gain:g}",
-        f"{spent} of {limits.max_per_year} trainings of a year are spent",
+        f"{len(spent)} of {limits.max_per_year} trainings of a year are spent",
     )
     if not facts.is_champion_known or (facts.champion and window_end is None):
         why = "the champion's window is not known" if facts.is_champion_known else "MLflow does not answer"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GAIN_CONFIDENCE_Z = 1.645
 """Standard errors that a gain must be above 0: one-sided 95 % of the normal distribution."""
 
+_MAX_NAMED = 3
+
 
 class Verdict(StrEnum):
     """What a decision says to do."""
@@ -192,19 +194,28 @@ def find_blocks(
     window = partitions.window(partition, spec.training.window_partitions)
     missing = [key for key in window if key not in history.published]
     if missing:
-        found.append(f"a training window has {len(window)} partitions; {', '.join(missing)} not published")
+        named = ", ".join(missing) if len(missing) <= _MAX_NAMED else f"{missing[0]} to {missing[-1]} ({len(missing)})"
+        found.append(f"a training window has {len(window)} partitions; {named} not published")
     cooldown = spec.retraining.cooldown_partitions
     if champion_window_end is not None:
         ends = partitions.shift(champion_window_end, cooldown)
         if partition <= ends:
             found.append(f"cool-down: champion's window ended with {champion_window_end}, next training after {ends}")
-    year = partitions.PER_YEAR[partitions.grain_of(partition)]
-    begins = partitions.shift(partition, 1 - year)
-    spent = sorted({key for key in history.trained if begins <= key < partition})
-    if len(spent) >= spec.retraining.max_per_year:
-        budget = spec.retraining.max_per_year
+    spent, budget = trainings_of_year(partition, trained=history.trained), spec.retraining.max_per_year
+    if len(spent) >= budget:
+        year = partitions.PER_YEAR[partitions.grain_of(partition)]
         found.append(f"budget: {len(spent)} of {budget} trainings within {year} partitions are spent")
     return tuple(found)
+
+
+def trainings_of_year(partition: str, *, trained: Collection[str]) -> tuple[str, ...]:
+    """Return the partitions within the year that ends with one which were sent to training, this one excepted.
+
+    >>> trainings_of_year("2013-06", trained=["2012-06", "2012-07", "2013-06"])
+    ('2012-07',)
+    """
+    begins = partitions.shift(partition, 1 - partitions.PER_YEAR[partitions.grain_of(partition)])
+    return tuple(sorted({key for key in trained if begins <= key < partition}))
 
 
 def _evidence(
