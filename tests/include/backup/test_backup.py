@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sqlite3
 import stat
+import subprocess
 import tarfile
 import threading
 from contextlib import closing
@@ -25,6 +27,7 @@ from include.runtime.databases import databases_of
 from include.runtime.home import Home
 from include.serving.versions import load_version
 from tests.include.backup.conftest import MODEL, open_small
+from tests.running import ROOT
 from tests.tiny_models import SPEC, request_columns
 
 if TYPE_CHECKING:
@@ -105,7 +108,9 @@ def test_a_stopped_deployment_stays_stopped_and_a_killed_restore_begins_anew(
     before = small.contents()
     small.stop()
     archive, root = short_tmp_path / "a.tar.zst", short_tmp_path / "other"
-    create_backup(small.deployment, archive, say=quiet)
+    said = run("backup", str(archive), "--home", str(small.root))
+    assert f"{archive}\n" in said
+    assert "2 tables, 1 entries of the ledger" in said
     assert processes.find(small.deployment.home.pids) == []
 
     def power_cut(*_: object, **__: object) -> None:
@@ -120,10 +125,19 @@ def test_a_stopped_deployment_stays_stopped_and_a_killed_restore_begins_anew(
     with pytest.raises(SetupError, match="or half of one"):
         Home(root=root).require_made()
 
-    restore_backup(archive, root, say=quiet)
+    said = run("restore", str(archive), "--home", str(root))
 
+    assert f"TRADEWIND_HOME={root} make up" in said
     assert processes.find(Home(root=root).pids) == []
     assert open_small(root).contents() == before
+
+
+def run(*arguments: str) -> str:
+    """Run ./tradewind and return what it printed."""
+    command = [str(ROOT / "tradewind"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_what_is_broken_is_not_backed_up(small: SmallDeployment, short_tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from include.backup.create import create_backup
+from include.backup.restore import restore_backup
 from include.errors import BadInputError, CorruptArtifactError, ServiceError, SetupError
 from include.migration.databases import move_databases, target_url
 from include.migration.stopped import stopped
@@ -110,6 +112,25 @@ def test_databases_move_and_the_source_stays(source: Deployment, other: str) -> 
     with databases_running(source) as databases:
         assert {name: database.contents() for name, database in databases.items()} == before
     assert processes.find(source.home.pids) == []
+
+
+def test_a_moved_deployment_is_backed_up_and_restored_there(
+    source: Deployment, other: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = target_url(other)
+    with stopped(source.home):
+        move_databases(source, url, say=quiet)
+    monkeypatch.setenv("TRADEWIND_DATABASE_URL", url)
+    create_backup(source, folder / "moved.tar.zst", say=quiet)
+    with pytest.raises(SetupError, match="must be empty to be filled"):
+        restore_backup(folder / "moved.tar.zst", folder / "restored", say=quiet)
+    before = at(other, "airflow").contents()
+    for name in DATABASES:
+        at(other, "postgres").query(f"DROP DATABASE {name}")
+        at(other, "postgres").create(name)
+    restore_backup(folder / "moved.tar.zst", folder / "restored", say=quiet)
+    assert at(other, "airflow").contents() == before
+    assert not (folder / "restored" / "pg").exists()
 
 
 def test_a_second_call_changes_nothing_and_sees_what_went_on(source: Deployment, other: str) -> None:

@@ -91,7 +91,9 @@ def test_another_database_is_used_by_its_url(
 
 
 def test_a_database_that_does_not_answer_is_said(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRADEWIND_DATABASE_URL", f"postgresql+psycopg2://nobody@/{{database}}?host={short_tmp_path}")
+    url = f"postgresql+psycopg2://nobody:hunter2@/{{database}}?host={short_tmp_path}"
+    monkeypatch.setenv("TRADEWIND_DATABASE_URL", url)
     deployment = stack.open_deployment(short_tmp_path / "other", ports=stack.free_ports())
-    with pytest.raises(SetupError, match="migrate must end with exit code 0"):
+    with pytest.raises(SetupError, match="migrate must end with exit code 0") as caught:
         stack.prepare(deployment, say=lambda _: None)
+    assert "hunter2" not in str(caught.value) + "".join(log.read_text() for log in deployment.home.logs.glob("*.log"))
