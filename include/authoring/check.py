@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from include.spec import ModelSpec
 
 _MAX_BAD_FRAC = 0.05
+_NO_SENSE = "made-up rows say nothing about expectations, values and labels; land a partition, or pass --sample"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +71,21 @@ def _check_code(spec: ModelSpec, *, folder: Path) -> list[Problem]:
 
 
 def _try(spec: ModelSpec, *, folder: Path, storage: Storage, sample: Path | None, aside: Path) -> Checked:
+    import duckdb
+
     from include.authoring.check_rows import choose_rows
     from include.authoring.dry_run import dry_run
 
     (aside / "rows").mkdir()
+    rows: CheckRows | None = None
     try:
         rows = choose_rows(spec, named=sample, model_folder=folder, storage=storage, aside=aside / "rows")
         run = dry_run(spec=spec, sample=rows.folder, folder=aside / "run", is_checked=not rows.are_made_up)
     except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
-        return Checked(model=spec.name, problems=(_of_stage(error, folder=folder),))
+        problem = _of_stage(error, folder=folder)
+        if rows and rows.are_made_up and isinstance(error.__cause__, duckdb.Error):  # its SQL cannot read their values
+            return Checked(model=spec.name, problems=(), notes=(f"{_NO_SENSE}; the SQL said: {problem.text}",))
+        return Checked(model=spec.name, problems=(problem,))
     return Checked(
         model=spec.name,
         problems=tuple(_of_run(run, rows=rows, folder=folder)),
@@ -123,7 +130,7 @@ def _notes(run: DryRun, *, rows: CheckRows) -> list[str]:
     counts = f"{run.num_rows:,} rows, {run.num_quarantined:,} quarantined, {run.num_examples:,} examples"
     notes = [f"{rows.what}: {counts}, {run.num_labelled:,} labelled"]
     if rows.are_made_up:
-        notes.append("made-up rows say nothing about expectations and labels; land a partition, or pass --sample")
+        notes.append(_NO_SENSE)
     if run.loss is None and not run.failures:
         from include.authoring.dry_run import MIN_LABELLED
 

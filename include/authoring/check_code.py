@@ -78,9 +78,10 @@ def _line_of_error(error: duckdb.Error, *, sql: str, start: int | None) -> int |
         return None
     if counted := re.search(r"LINE (\d+):", str(error)):
         return start + int(counted[1]) - 1
-    named = re.search(r'(?:column|Table with name|function|named?) "?([\w.]+)"?', str(error))
-    at = line_with(sql, named[1]) if named else None
-    return start + at - 1 if at else start
+    said = str(error).partition("Candidate")[0]
+    named = [*reversed(re.findall(r'"(\w+)"', said)), *re.findall(r"(?:name|function) (\w+)", said)]
+    at = next((found for found in (line_with(sql, word) for word in named) if found), 1)
+    return start + at - 1
 
 
 def _said(error: duckdb.Error) -> str:

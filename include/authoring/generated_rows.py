@@ -62,9 +62,9 @@ def _csv(table: TableSpec, *, spec: ModelSpec, num_rows: int) -> bytes:
 
 
 def _value(kind: ColumnType, *, number: int, at: datetime, is_key: bool) -> str:
-    """Return a value of a type; a part of a key differs in each row."""
+    """Return a value of a type; a part of a key differs in each row, and other whole numbers may be days of a month."""
     values: dict[ColumnType, str] = {
-        "int64": str(number if is_key else number % 97),
+        "int64": str(number if is_key else number % 28 + 1),
         "float64": f"{number % 89}.5",
         "string": f"k{number}" if is_key else "abcde"[number % _NUM_TEXTS],
         "timestamp": (at + timedelta(microseconds=number if is_key else 0)).isoformat().replace("+00:00", "Z"),
