@@ -14,8 +14,8 @@ and the events `champion` (if it was promoted) and `closed` (in both cases: the 
 
 **If it fails.** A stage that failed is the verdict on the version: its task is red, `roll_back` has taken it out, the
 champion answers everything, and the ledger says why. To begin again, trigger with the parameter `version`. If
-`roll_back` failed too, the month is not closed yet: clear `promote` if its message says so, else `roll_back`, and it
-goes on. Servers that are away are waited for, some minutes. Approval: in the UI, under Required Actions.
+`roll_back` failed too, the partition is not closed yet: clear `promote` if its message says so, else `roll_back`, and
+it goes on. Servers that are away are waited for, some minutes. Approval: in the UI, under Required Actions.
 """
 
 from __future__ import annotations

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from include.spec import ModelSpec, SourceSpec
 
-_KEY_FORMATS = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
-
 
 def _last_run_date(source: SourceSpec) -> datetime | None:
     """Return the last moment at which the run of the source's last partition may be due; None if there is no last."""
@@ -55,7 +53,7 @@ def build(spec: ModelSpec) -> DAG:
         description=f"Landed files of {spec.name} become validated, versioned tables",
         doc_md=__doc__,
         schedule=CronPartitionTimetable(
-            source.schedule, timezone=source.timezone, run_offset=-1, key_format=_KEY_FORMATS[source.grain]
+            source.schedule, timezone=source.timezone, run_offset=-1, key_format=partitions.KEY_FORMATS[source.grain]
         ),
         start_date=partitions.end_of(source.first_partition, timezone=source.timezone),
         end_date=_last_run_date(source),

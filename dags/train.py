@@ -4,13 +4,13 @@
 boosted trees, compresses it, and registers it as challenger.
 
 **When** Monitoring asks for it (the retrain asset). By hand: Trigger with a partition key such as `2013-03`, the last
-month of the training window.
+of the training window.
 
 **In** The published tables and store features of the window.
 
 **Out** A registered version with the alias `challenger`, and the challenger asset, which starts the roll-out. A version
-that a gate stops is not registered: the ledger says why, and the month is closed. So is it when
-the version is the champion already.
+that a gate stops is not registered: the ledger says why, and the partition is closed. So is it
+when the version is the champion already.
 
 **If it fails** The champion keeps serving. Clear the failed task: a training continues at its newest checkpoint, what
 is complete is not made again. A partition that may not train is refused with the reason; `force` insists.

@@ -23,6 +23,9 @@ Grain = Literal["month", "week", "day", "hour"]
 EXAMPLES: dict[Grain, str] = {"month": "2013-01", "week": "2013-W05", "day": "2013-01-31", "hour": "2013-01-31T05"}
 """One key of each grain."""
 
+KEY_FORMATS: dict[Grain, str] = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
+"""strftime's format of the keys of each grain, as Airflow and DuckDB write them."""
+
 PER_YEAR: dict[Grain, int] = {"month": 12, "week": 52, "day": 365, "hour": 8760}
 """How many partitions count as one year, wherever a budget is yearly."""
 

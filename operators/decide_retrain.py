@@ -100,7 +100,7 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
 
 
 def _unmeasured(partition: str) -> Measurement:
-    """Return what is known before anything serves; the first months need no more, and their loop is faster so."""
+    """Return what is known before anything serves; the first partitions need no more, and their loop is faster so."""
     from include.drift.monitor import Measurement
 
     return Measurement(partition=partition, champion_version=None)

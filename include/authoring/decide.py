@@ -15,7 +15,6 @@ from include.authoring.keys import Key, find_key, key_of
 from include.authoring.labels import Label, is_named_like_a_label, label_candidates, make_label
 from include.authoring.land import count_partitions
 from include.authoring.moments import (
-    KEY_FORMATS,
     Partitions,
     choose_grain,
     event_candidates,
@@ -26,6 +25,7 @@ from include.authoring.moments import (
 )
 from include.authoring.typed import TypedRows, quoted, type_rows
 from include.errors import BadInputError
+from include.partitions import KEY_FORMATS
 from include.spec.tasks import TaskName
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from include import partitions
 from include.authoring.typed import literal, quoted
 from include.errors import BadInputError
+from include.partitions import KEY_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from include.authoring.columns import Column
     from include.authoring.typed import TypedRows
     from include.partitions import Grain
-
-KEY_FORMATS: Mapping[Grain, str] = {"month": "%Y-%m", "week": "%G-W%V", "day": "%Y-%m-%d", "hour": "%Y-%m-%dT%H"}
-"""strftime's format of a partition's key."""
 
 GRAIN_DAYS: Mapping[Grain, float] = {"month": 31, "week": 7, "day": 1, "hour": 1 / 24}
 GOOD_PARTITIONS = 6

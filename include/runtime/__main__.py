@@ -45,7 +45,7 @@ def _up(root: Path, console: Console) -> int:
         f"Airflow       {deployment.airflow_url}   user admin   password {deployment.secrets.admin_password}",
         f"MLflow        {deployment.mlflow_url}",
         f"Model server  {deployment.model_server_url}/v2",
-        f"Land months   {deployment.home.storage.root}/landing",
+        f"Land files    {deployment.home.storage.root}/landing",
         f"Logs          {deployment.home.logs}",
         f"Stop          make down{home}",
     ):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from include import partitions
 from include.errors import PartitionError
-from include.partitions import EXAMPLES, Grain
+from include.partitions import EXAMPLES, KEY_FORMATS, Grain
 from include.spec import load_spec
 
 SOURCE = load_spec("flight_delays").source
@@ -86,6 +86,8 @@ def test_a_partition_ends_where_the_next_one_starts(key: str, zone: str) -> None
     assume(start < end)  # Samoa left out 30 December 2011
     grain = partitions.grain_of(key)
     assert partitions.key_at(start, grain=grain, timezone=zone) == key
+    local = start.astimezone(UTC if grain == "hour" else ZoneInfo(zone))
+    assert local.strftime(KEY_FORMATS[grain]) == key
     assert partitions.key_at(end - timedelta(seconds=1), grain=grain, timezone=zone) == key
     assert partitions.key_at(end, grain=grain, timezone=zone) > key
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 from include import partitions
 from include.demo.weather import MODEL, day_files, day_requests, land_day
@@ -229,3 +231,13 @@ def test_its_dags_are_there(stage: str) -> None:
     bag = DagBag(dag_folder=DAGS / f"{stage}.py", bundle_path=DAGS.parent)
     assert bag.import_errors == {}
     assert f"{stage}_{MODEL}" in bag.dags
+
+
+def test_it_is_ingested_by_days() -> None:
+    bag = DagBag(dag_folder=DAGS / "ingest.py", bundle_path=DAGS.parent)
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[f"ingest_{MODEL}"]))
+    info, keys = None, []
+    restriction = TimeRestriction(dag.start_date, dag.end_date, catchup=True)
+    while info := dag.timetable.next_dagrun_info_v2(last_dagrun_info=info, restriction=restriction):
+        keys.append(info.partition_key)
+    assert tuple(keys) == partitions.between("2013-01-01", "2013-12-30")

@@ -45,7 +45,7 @@ def expectations(*, table: str, partition: str, source: SourceSpec) -> list[Any]
     Severity `warning` judges rows, which are quarantined; `critical` judges the month, which is refused. More than 5 %
     of bad rows by one expectation refuse the month too.
     """
-    year, month = (int(part) for part in partition.split("-"))
+    year, month = partitions.calendar_parts(partition)
     num_days = calendar.monthrange(year, month)[1]
     key = list(source.tables[table].primary_key)
     if table == "flights":
