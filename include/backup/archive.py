@@ -6,6 +6,7 @@ a cut archive is found. `tar --zstd -xf FILE && sha256sum -c SHA256SUMS` reads i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from include.errors import CorruptArtifactError
+from include.errors import CorruptArtifactError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +60,7 @@ class ArchiveWriter:
         try:
             self.tar.addfile(entry, hashing)
         except OSError as error:
-            if hashing.num_bytes == num_bytes:
+            if error.errno is not None:  # the archive's disk, not the file's end
                 raise
             raise CorruptArtifactError(
                 f"file {name!r} must stay as long as it was, {num_bytes} bytes; got {hashing.num_bytes}. No backup was "
@@ -102,6 +103,7 @@ def write_archive(path: Path, *, header: Mapping[str, Any]) -> Iterator[ArchiveW
 
     Raises:
         CorruptArtifactError: What was written reads differently.
+        SetupError: The disk is full.
     """
     import pyarrow as pa
 
@@ -117,11 +119,18 @@ def write_archive(path: Path, *, header: Mapping[str, Any]) -> Iterator[ArchiveW
             writer.add_bytes(HEADER, json.dumps(header, indent=1).encode())
             yield writer
             lines = "".join(f"{sha256}  {name}\n" for name, sha256 in writer.sums.items())
-            writer.add_bytes(SUMS, lines.encode())
+            writer.add_bytes(SUMS, lines.encode(errors="surrogateescape"))
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         verify_archive(aside)
         aside.replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise SetupError(
+            f"backup {path} needs room on its disk; got none left. Nothing was written. Free some, or name "
+            "another disk."
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -150,7 +159,7 @@ def verify_archive(path: Path, *, into: Path | None = None) -> int:
     listed: dict[str, str] | None = None
     for name, file in _members(path):
         if name == SUMS:
-            lines = file.read().decode().splitlines()
+            lines = file.read().decode(errors="surrogateescape").split("\n")[:-1]
             listed = {line[66:]: line[:64] for line in lines}
             continue
         found[name] = _copy(file, into / name if into else None)
