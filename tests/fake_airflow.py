@@ -81,8 +81,8 @@ class FakeAirflow:
                 return 401, {}
             self.num_logins += 1
             return 201, {"access_token": str(self.num_logins)}
-        if path == "version":
-            return 200, {"version": "3.3.2"}
+        if path.removeprefix("dags/") in self.paused:
+            return 200, {"is_paused": self.paused[path.removeprefix("dags/")], "is_stale": False}
         if path == "dags":
             return 200, {"dags": [{"dag_id": dag, "is_paused": paused} for dag, paused in self.paused.items()]}
         if path == "assets":

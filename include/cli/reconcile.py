@@ -29,9 +29,9 @@ def reconcile(
     """
     from include.progress.reconcile import reconcile_models
     from include.runtime.stack import STAGES
-    from include.spec import model_names
+    from include.spec import load_spec, model_names
 
-    models = [model] if model else model_names()
+    models = [load_spec(model).name] if model else model_names()
     sources = sources_of(find_deployment(home))
     if unpause and not dry_run and sources.airflow is not None:
         sources.airflow.unpause_in_order(STAGES, timeout_s=UNPAUSE_TIMEOUT_S, models=models)
@@ -39,10 +39,12 @@ def reconcile(
     found = reconcile_models(models, sources=sources, now=datetime.now(UTC), actor=actor)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
-        return
-    for line in found.lines():
-        typer.echo(line)
-    num_planned, num_started = (
-        sum(len(getattr(item, name)) for item in found.models) for name in ("planned", "started")
-    )
-    typer.echo(f"{num_planned} to be started" if dry_run else f"{num_started} started")
+    else:
+        for line in found.lines():
+            typer.echo(line)
+        num_planned, num_started = (
+            sum(len(getattr(item, name)) for item in found.models) for name in ("planned", "started")
+        )
+        typer.echo(f"{num_planned} to be started" if dry_run else f"{num_started} started")
+    if found.unreadable:
+        raise typer.Exit(1)

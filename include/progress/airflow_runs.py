@@ -32,16 +32,25 @@ class AirflowFacts:
     closed: Mapping[str, datetime]
 
 
-def read_airflow(api: AirflowApi, *, model: str, max_partitions: int) -> AirflowFacts:
+def read_airflow(
+    api: AirflowApi, *, model: str, max_partitions: int, dags: Mapping[str, bool] | None = None
+) -> AirflowFacts:
     """Return what Airflow knows of a model's newest partitions.
 
-    That is four calls, one more for each hundred runs, and one for each run that failed or goes on now.
+    That is a call for each Dag unless they are given, three more, one for each hundred runs, and one for each run that
+    failed or goes on now.
+
+    Args:
+        api: Airflow.
+        model: The model's name.
+        max_partitions: Of how many partitions.
+        dags: Dag id -> whether it is paused, for whoever reads many models at once.
 
     Raises:
         ServiceError: Airflow does not answer.
     """
     stage_of = {f"{stage}_{model}": stage for stage in DAG_STAGES}
-    dags = api.get("dags", dag_id_pattern=f"_{model}", limit=100)["dags"]
+    paused = {dag_id: api.is_paused(dag_id) if dags is None else dags.get(dag_id) for dag_id in stage_of}
     runs: dict[str, dict[str, Run]] = {}
     for raw in api.dag_runs(list(stage_of), max_runs=len(stage_of) * max_partitions):
         key, stage, run = raw["partition_key"], stage_of[raw["dag_id"]], _run(raw)
@@ -52,7 +61,7 @@ def read_airflow(api: AirflowApi, *, model: str, max_partitions: int) -> Airflow
         if event["partition_key"]:
             closed[event["partition_key"]] = datetime.fromisoformat(event["timestamp"])
     return AirflowFacts(
-        paused={stage_of[dag["dag_id"]]: dag["is_paused"] for dag in dags if dag["dag_id"] in stage_of},
+        paused={stage_of[dag_id]: found for dag_id, found in paused.items() if found is not None},
         runs={
             key: {stage: _explained(run, stage=stage, api=api) for stage, run in of_key.items()}
             for key, of_key in runs.items()

@@ -49,6 +49,7 @@ class Sources:
         tracking_uri: MLflow's address.
         server: The model server.
         airflow: Airflow's REST API.
+        dags: Dag id -> whether it is paused, read once for many models; None: asked for each model.
     """
 
     storage: Storage
@@ -56,6 +57,7 @@ class Sources:
     tracking_uri: str | None = None
     server: ModelServerClient | None = None
     airflow: AirflowApi | None = None
+    dags: Mapping[str, bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,10 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelFact
     silent: list[str] = []
     most = MAX_PARTITIONS[partitions.grain_of(spec.source.first_partition)]
     airflow = _ask(
-        "Airflow", silent, sources.airflow, lambda api: read_airflow(api, model=spec.name, max_partitions=most)
+        "Airflow",
+        silent,
+        sources.airflow,
+        lambda api: read_airflow(api, model=spec.name, max_partitions=most, dags=sources.dags),
     )
     registry = _ask("MLflow", silent, sources.tracking_uri, lambda uri: _read_registry(uri, model=spec.name))
     routes = _ask("model server", silent, sources.server, lambda server: server.get_routes(model=spec.name))

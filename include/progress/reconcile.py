@@ -103,7 +103,7 @@ def reconcile_models(
         ServiceError: Airflow does not answer, so that no model can be repaired.
     """
     if sources.airflow is not None and actor is not None:
-        sources.airflow.get("version")
+        sources = replace(sources, dags=sources.airflow.dag_ids())
     done, unreadable = [], {}
     for name in models:
         try:

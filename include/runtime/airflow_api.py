@@ -64,6 +64,11 @@ class AirflowApi:
             if len(page) < _PAGE:
                 return found
 
+    def is_paused(self, dag_id: str) -> bool | None:
+        """Return whether a Dag is paused; None if there is none, or none any more."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}", accepted={HTTPStatus.NOT_FOUND})
+        return None if found is None or found["is_stale"] else bool(found["is_paused"])
+
     def unpause_in_order(
         self,
         stages: tuple[str, ...],
