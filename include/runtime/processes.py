@@ -73,7 +73,11 @@ def start(
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
-    return record(name, pid, pids=pids)
+    try:
+        return record(name, pid, pids=pids)
+    except OSError:
+        _signal(pid, signal.SIGKILL)  # what no file names could never be stopped
+        raise
 
 
 def record(name: str, pid: int, *, pids: Path) -> ManagedProcess:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -27,7 +27,8 @@ from include.runtime.logs import LogLimits, rotate
 from include.runtime.restarts import Health, RestartPolicy
 from include.runtime.secrets import load_secrets
 from include.runtime.services import Deployment, Ports
-from include.runtime.state import SUPERVISOR, ProcessState, SupervisorState, write_state
+from include.runtime.state import SUPERVISOR, SupervisorState, write_state
+from include.runtime.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,59 +41,6 @@ _TICK_S = 0.1
 _SAY_EVERY_S = 5.0
 _UNREADY_CHECK_S = 0.2
 EXIT_BUSY = 75
-
-
-@dataclass(kw_only=True)
-class Watched:
-    """One service and what has become of its process.
-
-    Args:
-        service: What is started.
-        process: The process; None while there is none.
-        ready_at_s: When a check first found it working, monotonic; None before.
-        heard_at_s: When a check last found it working, or nobody could say; at first, when it was started.
-        num_restarts: Starts after the first.
-        num_failures: Ends in a row that count against it.
-        next_try_s: When it may be started, monotonic.
-        last_exit: How it ended the last time; None if it never did.
-    """
-
-    service: Service
-    process: ManagedProcess | None = None
-    ready_at_s: float | None = None
-    heard_at_s: float = 0.0
-    num_restarts: int = 0
-    num_failures: int = 0
-    next_try_s: float = 0.0
-    last_exit: str | None = None
-    was_started: bool = False
-
-    def hear(self, process: ManagedProcess, health: Health, *, now_s: float) -> None:
-        """Take in what a check said; about an earlier process, it is nothing to this one."""
-        if process != self.process or health is Health.SILENT:
-            return
-        if health is Health.OK and self.ready_at_s is None:
-            self.ready_at_s = now_s
-            _LOG.info("%s is ready, pid %d", self.service.name, process.pid)
-        self.heard_at_s = now_s
-
-    def state(self, *, now_s: float, now: datetime) -> ProcessState:
-        """Return what is told to others."""
-        if self.process:
-            phase = "starting" if self.ready_at_s is None else "ready"
-        else:
-            phase = "restarting" if self.was_started else "waiting"
-        pause_s = self.next_try_s - now_s
-        return ProcessState(
-            name=self.service.name,
-            phase=phase,
-            pid=self.process.pid if self.process else None,
-            since=self.process.started_at.isoformat() if self.process else None,
-            restarts=self.num_restarts,
-            failures=self.num_failures,
-            last_exit=self.last_exit,
-            next_try=(now + timedelta(seconds=max(0.0, pause_s))).isoformat() if not self.process else None,
-        )
 
 
 @dataclass(kw_only=True)
@@ -147,6 +95,8 @@ class Supervisor:
             if watched and process.is_running:
                 watched.process, watched.heard_at_s, watched.was_started = process, now_s, True
                 _LOG.info("%s runs already, pid %d", process.name, process.pid)
+            elif watched:
+                processes.kill(process)  # what it left behind holds its port, or its work
 
     def _look(self, *, now_s: float) -> None:
         """Notice what got ready, ended or hangs, and start what may be started."""
@@ -224,7 +174,7 @@ class Supervisor:
         while not self.is_stopping:
             process = watched.process
             if process is not None:
-                self._said.put((watched, process, watched.service.check(since=process.started_at)))
+                self._said.put((watched, process, _ask(watched.service, since=process.started_at)))
             # Short sleeps, so that a new process is checked at once, however patient the checks of the last one were.
             pause_s = _UNREADY_CHECK_S if watched.ready_at_s is None else self.policy.check_interval_s
             until_s = time.monotonic() + pause_s
@@ -238,7 +188,10 @@ class Supervisor:
         is_old = now_s - self._told_at_s >= _SAY_EVERY_S
         if is_old or self._told is None or [s.facts() for s in states] != [s.facts() for s in self._told.processes]:
             self._told, self._told_at_s = SupervisorState(told_at=now.isoformat(), processes=states), now_s
-            write_state(self.home, self._told)
+            try:
+                write_state(self.home, self._told)
+            except OSError as error:  # a full disk must not end the supervision
+                _LOG.warning("the state was not written: %s", error)
 
     def _rotate_logs(self, *, now_s: float) -> None:
         if now_s - self._rotated_at_s < self.rotate_every_s:
@@ -247,8 +200,17 @@ class Supervisor:
         for path in self.home.logs.glob("*.log"):
             try:
                 rotate(path, self.limits)
-            except OSError as error:  # a full disk must not end the supervision
+            except OSError as error:  # same
                 _LOG.warning("%s was not rotated: %s", path, error)
+
+
+def _ask(service: Service, *, since: datetime) -> Health:
+    """Return what a check says; one that is broken itself says nothing about the service."""
+    try:
+        return service.check(since=since)
+    except Exception:  # noqa: BLE001 - its thread must live: a service that nobody checks would be taken for silent
+        _LOG.exception("%s could not be checked", service.name)
+        return Health.UNKNOWN
 
 
 def _describe(code: int | None) -> str:

@@ -81,3 +81,18 @@ def test_a_process_that_only_has_the_same_id_is_not_ours(
 
     assert stranger.is_running
     processes.stop(stranger, pids=tmp_path / "pids")
+
+
+def test_a_process_that_no_file_could_name_is_ended(
+    start: Callable[..., processes.ManagedProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def refuse(name: str, pid: int, *, pids: Path) -> None:
+        started.append(pid)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(processes, "record", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        start("server", SLEEP)
+    assert os.waitstatus_to_exitcode(os.waitpid(started[0], 0)[1]) == -signal.SIGKILL

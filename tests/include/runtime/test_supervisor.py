@@ -220,6 +220,21 @@ def test_a_program_that_is_not_there_is_said_and_tried_again(world: World) -> No
     assert state.next_try
 
 
+def test_a_broken_check_ends_nothing(world: World) -> None:
+    asked: list[datetime] = []
+
+    def check(*, since: datetime) -> Health:
+        asked.append(since)
+        raise ValueError("broken")
+
+    world.supervise(program("sleeper", SLEEP, check=check))
+    started = world.wait("sleeper", lambda state: state.phase == "starting")
+    deadline = time.monotonic() + 15
+    while len(asked) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert world.state("sleeper") == started
+
+
 def test_stopping_ends_everything_though_one_is_about_to_be_restarted(world: World) -> None:
     slow = RestartPolicy(first_delay_s=60, max_delay_s=60, check_interval_s=0.1)
     world.supervise(server(), program("parent", SPAWN_AND_SLEEP), policy=slow)
