@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from include.doctor.finding import Level, fail, ok, warn
+from include.doctor.listening import listening_addresses, open_to_others
 from include.errors import CorruptArtifactError, TradewindError
 from include.lake.connection import current_storage
 from include.registry.rest import post
@@ -83,11 +84,17 @@ def check_permissions(home: Home) -> Finding:
 
 
 def check_ports(deployment: Deployment, *, running: Container[str]) -> Iterator[Finding]:
-    """Check each port: free, or held by the process of this deployment that it is for."""
+    """Check each port: free, or held on loopback by the process of this deployment that it is for."""
     for name, port in asdict(deployment.ports).items():
         owner = _OWNERS.get(name, name)
-        if owner in running:
-            yield ok(f"port {port}", f"held by our {owner}")
+        exposed = open_to_others(listening_addresses(port))
+        if owner in running and exposed:
+            remedy = "bind it to 127.0.0.1, or put something that asks for a login before it"
+            yield warn(
+                f"port {port}", f"held by our {owner}, and open to other machines on {', '.join(exposed)}", remedy
+            )
+        elif owner in running:
+            yield ok(f"port {port}", f"held by our {owner}, on loopback only")
         elif _is_free(port):
             yield ok(f"port {port}", f"free for {owner}")
         else:
