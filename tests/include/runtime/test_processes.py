@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_stop_ends_the_children_of_a_leader_that_died(
     "changed", [{"started_ticks": 1}, {"boot_id": "another"}], ids=["reused after a death", "after a reboot"]
 )
 def test_a_process_that_only_has_the_same_id_is_not_ours(
-    start: Callable[..., processes.ManagedProcess], tmp_path: Path, changed: dict[str, object]
+    start: Callable[..., processes.ManagedProcess], tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     stranger = start("server", SLEEP)
     claimed = dataclasses.replace(stranger, **changed)
