@@ -163,15 +163,19 @@ def _print_next(draft: "Draft", console: "Console", *, home: Path, is_landed: bo
 
     from include.authoring.numbers import window_of
     from include.authoring.request import FILE
+    from include.cli.deployment import recorded_ports
+    from include.runtime.home import Home
 
     named = "" if home == DEFAULT_HOME else f" TRADEWIND_HOME={home}"
+    elsewhere = "" if home == DEFAULT_HOME else f" --home {home}"
+    port = recorded_ports(Home(root=home)).model_server
     window = window_of(draft)
     lines = [
-        (f"./tradewind check {draft.name}", "every file, and a dry run on rows of the sample"),
+        (f"./tradewind check {draft.name}{elsewhere}", "every file, and a dry run on rows of the sample"),
         (f"make up{named}", "starts Airflow and the servers, and unpauses the model's Dags; again if it runs already"),
-        (f"./tradewind status {draft.name}", f"trains once {window} of the partitions are in, then serves"),
+        (f"./tradewind status {draft.name}{elsewhere}", f"trains once {window} of the partitions are in, then serves"),
         (
-            f"curl --data @{MODELS_DIR / draft.name}/sample/{FILE} http://127.0.0.1:8500/v2/models/{draft.name}/infer",
+            f"curl --data @{MODELS_DIR / draft.name}/sample/{FILE} http://127.0.0.1:{port}/v2/models/{draft.name}/infer",
             "asks it",
         ),
     ]
