@@ -30,6 +30,7 @@ from include.spec import load_spec
 from include.validation.partition import check_partition, publish_partition
 from tests.chaos import report
 from tests.chaos.killer import ServiceKiller, TaskKiller
+from tests.chaos.page import write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +163,7 @@ def test_kills_over_the_whole_loop_leave_the_same_end(deploy: Callable[[str], De
         stages = {kill.victim.partition(".")[0] for kill in kills if kill.kind == "task"}
         assert stages == {"ingest", "materialize", "monitor", "train", "deploy"}
         assert undisturbed["routes"]["champion"] == "2"  # type: ignore[index]
+        write_page(run)
 
 
 def run_months(deployment: Deployment, months: tuple[str, ...], *, say: Callable[[str], None] = lambda _: None) -> Loop:
