@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from include import partitions
 from include.drift.champion import Champion
 from include.drift.inputs import InputDrift
 from include.drift.monitor import Measurement, Performance
 from include.drift.recalibration import Gain
 from include.drift.reference import NumericSketch, Reference
-from include.retraining.decision import Decision, History, Verdict, decide
+from include.retraining.decision import Decision, History, Verdict, decide, find_blocks
 from include.spec import load_spec
 
 SPEC = load_spec("flight_delays").model_copy(
@@ -256,3 +258,23 @@ def test_evidence_is_json_and_names_the_limits() -> None:
     assert evidence["expected_gain"]["mean"] == 0.01
     assert evidence["champion"] == {"version": "1", "window_end": "2013-03"}
     assert json.dumps(decided(NO_CHAMPION, champion=None).evidence, allow_nan=False)
+
+
+@pytest.mark.parametrize(("first", "is_spent"), [("2013-01-02", False), ("2013-01-03", True)])
+def test_a_year_of_days_is_365_of_them(first: str, is_spent: bool) -> None:
+    daily = load_spec("airport_weather")
+    daily = daily.model_copy(update={"retraining": daily.retraining.model_copy(update={"max_per_year": 2})})
+    today = "2014-01-02"
+    history = History(published=partitions.window(today, 28), trained=(first, "2013-06-01"))
+    found = find_blocks(spec=daily, partition=today, champion_window_end="2013-12-01", history=history)
+    assert found == (("budget: 2 of 2 trainings within 365 partitions are spent",) if is_spent else ())
+
+
+def test_a_cooldown_of_days_is_days() -> None:
+    daily = load_spec("airport_weather")
+    history = History(published=partitions.window("2013-03-15", 60))
+    given: dict[str, Any] = {"spec": daily, "champion_window_end": "2013-03-01", "history": history}
+    (found,) = find_blocks(partition="2013-03-15", **given)
+    assert found == "cool-down: champion's window ended with 2013-03-01, next training after 2013-03-15"
+    later = History(published=partitions.window("2013-03-16", 60))
+    assert find_blocks(partition="2013-03-16", **(given | {"history": later})) == ()
