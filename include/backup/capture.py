@@ -10,6 +10,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from include.backup.delta import LOG, pin_table
 from include.errors import ServiceError
@@ -53,7 +54,7 @@ class Capture:
             if (path / LOG).is_dir():
                 self._add_table(path)
                 return
-            for child in sorted(path.iterdir()):
+            for child in _children(path):
                 self.add(child)
         elif path.is_file() and not _is_aside(path):
             if _is_sqlite(path):
@@ -83,6 +84,13 @@ class Capture:
         self.tables[folder.relative_to(self.root).as_posix()] = pinned.version
 
 
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:  # removed by retention, which keeps all that something names
+        return []
+
+
 def copy_sqlite(path: Path, copy: Path) -> None:
     """Copy a SQLite file as of one moment, while others write to it.
 
@@ -91,7 +99,7 @@ def copy_sqlite(path: Path, copy: Path) -> None:
     """
     try:
         with (
-            closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as source,
+            closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)) as source,
             closing(sqlite3.connect(copy)) as target,
         ):
             source.backup(target)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from include.backup.capture import copy_sqlite
 from include.cli.deployment import find_deployment
 from include.cli.options import DEFAULT_HOME, HomeOption, ModelArgument
-from include.cli.scratch import copy_sqlite, make_scratch
+from include.cli.scratch import make_scratch
 from include.cli.stages import STAGES, Reach, chain, check_settings
 from include.errors import BadInputError
 from include.lake.connection import VARIABLE, current_storage

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import sqlite3
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
+from include.backup.capture import copy_sqlite
 from include.errors import SetupError
 from include.lake.storage import Storage
 
@@ -41,15 +40,6 @@ def make_scratch(storage: Storage, *, model: str, below: Path) -> Storage:
         Path(scratch.feast()).mkdir()
         copy_sqlite(online, Path(scratch.feast()) / "online.db")
     return scratch
-
-
-def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a SQLite file as of one moment, also while others write it."""
-    with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as read,
-        closing(sqlite3.connect(target)) as written,
-    ):
-        read.backup(written)
 
 
 def _link(source: str, target: str) -> None:
