@@ -64,7 +64,7 @@ DRIFTED = InputDrift(name="temp", kind="numeric", psi=4.0, js=0.3, ks=0.6, missi
 STEADY = replace(DRIFTED, name="humid", psi=0.01)
 
 
-def measured(*, own: Performance | None = OWN, gain: Gain | None = GAIN, **others: object) -> Measurement:
+def measured(*, own: Performance | None = OWN, gain: Gain | None = GAIN, **others: Any) -> Measurement:
     versions = () if own is None else (own,)
     others.setdefault("inputs", (STEADY,))
     return Measurement(partition=MONTH, champion_version="1", versions=versions, gain=gain, **others)
