@@ -5,10 +5,10 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup setup-dev demo up down status test lint format chaos bench lock clean
+.PHONY: help setup setup-dev demo up down status test lint format chaos bench bench-models docs lock clean
 
 help: ## List the targets.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(PY):
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) must be on the PATH; got none. Install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -49,6 +49,12 @@ chaos: setup-dev ## Kill every server and the tasks over the whole loop; the end
 
 bench: setup ## Run the loop and write benchmarks/loop.json: where the time goes.
 	@$(PY) -m include.demo --bench benchmarks/loop.json
+
+bench-models: setup-dev ## Let Airflow parse a thousand models on two cores and write benchmarks/models.json.
+	@TRADEWIND_BENCH_TO=benchmarks/models.json $(PY) -m pytest -q -s -m chaos tests/bench/test_many_models.py
+
+docs: setup-dev ## Build the docs site into .site; a warning is an error.
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
 
 lock: setup-dev ## Compile requirements*.in into the locks.
 	@$(PY) -m include.runtime.packages lock

@@ -33,7 +33,7 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
         None), `window` (partitions to train on), `ledger_seq`.
 
     Raises:
-        As for `MeasureDriftOperator`.
+        TradewindError: As for `MeasureDriftOperator`.
     """
 
     inherits_from_skipmixin = True
