@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -102,7 +102,7 @@ def test_reads_only_the_partitions_that_history_reaches(
         publish(partition, step=100)
     asked: list[tuple[str, ...]] = []
 
-    def spy(*, partitions: tuple[str, ...], **others: object) -> pa.Table:
+    def spy(*, partitions: tuple[str, ...], **others: Any) -> pa.Table:
         asked.append(partitions)
         return load_examples(partitions=partitions, **others)
 

@@ -55,7 +55,7 @@ def store(spec: ModelSpec, storage: Storage) -> OnlineStore:
 
 
 def test_known_unknown_and_missing_entities(spec: ModelSpec, store: OnlineStore) -> None:
-    rows = {
+    rows: dict[str, list[str | None]] = {
         "carrier": ["UA", "ZZ", None],
         "origin": ["EWR", "", None],
         "route": ["EWR-IAH", "ÿ✈", None],

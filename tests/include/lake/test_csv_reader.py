@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 TABLE = TableSpec(
     file="things.csv",
-    null_values=["NA"],
-    primary_key=["key"],
+    null_values=("NA",),
+    primary_key=("key",),
     columns={"key": "int64", "name": "string", "size": "float64", "at": "timestamp", "flag": "bool"},
 )
 HEADER = "key,name,size,at,flag\n"
