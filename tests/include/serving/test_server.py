@@ -198,13 +198,13 @@ def test_the_canary_answers_its_share_and_is_counted_apart(
     found = counters(champion)
     assert found["canary"]["requests"] == 2 * first.count("2") > 10
     assert found["champion"]["requests"] == 2 * first.count("1") > 10
-    assert found["canary"]["score_count"] == 4 * first.count("2")
+    assert found["canary"]["num_predictions"] == 4 * first.count("2")
     assert found["canary"]["latency_ms"]["p95"] > 0
     mean = {role: item["prediction_sums"][0] / item["num_predictions"] for role, item in found.items()}
     assert mean["canary"] > mean["champion"]
     champion.client.flush()
     logged = [row["role"] for row in rows(champion)]
-    assert logged.count("canary") == found["canary"]["score_count"]
+    assert logged.count("canary") == found["canary"]["num_predictions"]
 
 
 def test_a_shadow_scores_copies_and_answers_nobody(champion: RunningModelServer, load: Callable[..., str]) -> None:
