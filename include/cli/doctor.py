@@ -16,12 +16,13 @@ def doctor(*, as_json: JsonOption = False, home: HomeOption = DEFAULT_HOME) -> N
     fails.
     """
     from include.doctor.code import check_code
-    from include.doctor.deployment import check_deployment, worst
+    from include.doctor.deployment import check_deployment, check_permissions, worst
     from include.doctor.finding import Level, warn
     from include.doctor.machine import check_machine, judge_environment
 
     found = [*check_machine(home), judge_environment(os.environ), *check_code()]
     if _is_deployed(home):
+        found.append(check_permissions(Home(root=home)))
         found += check_deployment(find_deployment(home))
     else:
         found.append(warn("deployment", f"{home} holds none yet", "make up"))

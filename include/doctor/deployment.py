@@ -41,7 +41,6 @@ def check_deployment(deployment: Deployment) -> list[Finding]:
     home = deployment.home
     running = {process.name for process in processes.find(home.pids) if process.is_running}
     return [
-        check_permissions(home),
         *check_ports(deployment, running=running),
         *check_servers(deployment, running=running),
         check_lake(deployment),
@@ -70,7 +69,10 @@ def check_servers(deployment: Deployment, *, running: Container[str]) -> list[Fi
 
 
 def check_permissions(home: Home) -> Finding:
-    """Check that secrets, data and logs are for their user only; the root itself may be passed through."""
+    """Check that secrets, data and logs are for their user only; the root itself may be passed through.
+
+    To be asked before the secrets are read: that makes their file private again.
+    """
     folders = (home.secrets, home.data, home.logs, home.pids, home.serving, home.mlflow, home.ledger.parent)
     private = [folder for folder in folders if folder.exists()] + sorted(home.secrets.iterdir())
     is_open = [path for path in private if path.stat().st_mode & _FOR_OTHERS]
