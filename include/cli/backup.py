@@ -26,6 +26,7 @@ def backup(
 
     from include.backup.create import create_backup
     from include.cli.deployment import find_deployment
+    from include.lake.connection import current_storage
 
     console = Console(highlight=False)
     path = file or Path.cwd() / f"tradewind-{home.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar.zst"
@@ -38,3 +39,6 @@ def backup(
         f"of the ledger, {made.num_bytes / 1e6:.1f} MB, verified. It holds the deployment's secrets; its mode is 0600.",
         soft_wrap=True,
     )
+    lake = current_storage(deployment.home.storage)
+    if not lake.is_local:
+        console.print(f"Not in it: the lake's tables and files in {escape(lake.root)}.", soft_wrap=True)

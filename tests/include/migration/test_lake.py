@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from include.spec import load_spec
 from include.training.snapshot import build_snapshot
 from operators.hooks.lake import LakeHook
 from tests.operators.test_ingest_on_s3 import SECRET, serve, stop
+from tests.running import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,6 +160,10 @@ def test_a_place_that_is_no_bucket_is_refused(text: str) -> None:
 
 
 @pytest.mark.usefixtures("settings")
-def test_credentials_stay_out_of_what_is_shown() -> None:
-    target = storage_from_environment("s3://tradewind/any")
-    assert SECRET not in repr(target)
+def test_the_command_says_what_to_set_without_the_credentials(home: Home) -> None:
+    command = [str(ROOT / "tradewind"), "migrate", "--lake", "s3://tradewind/commanded", "--home", str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    target = storage_from_environment("s3://tradewind/commanded")
+    assert f"AIRFLOW_CONN_TRADEWIND_LAKE='{connection_of(target, home=home)}'" in done.stdout
+    assert SECRET not in done.stdout + done.stderr + repr(target)
