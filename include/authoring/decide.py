@@ -22,6 +22,7 @@ from include.authoring.moments import (
     moment_sql,
     outcome_times,
     partition_counts,
+    without_cut,
 )
 from include.authoring.typed import TypedRows, quoted, type_rows
 from include.errors import BadInputError
@@ -75,6 +76,7 @@ def make_draft(sample: Sample, *, wishes: Wishes, asker: Asker, now: datetime) -
     )
     views = decider.views(label, inputs=inputs, grain=partitions.grain)
     asker.end()
+    is_history = has_ended(rows, moment=moment, grain=partitions.grain, now=now)
     _require_inputs(inputs, label=label)
     return Draft(
         name=wishes.name,
@@ -85,8 +87,8 @@ def make_draft(sample: Sample, *, wishes: Wishes, asker: Asker, now: datetime) -
         event=event,
         known_at=known_at,
         timezone=timezone,
-        partitions=partitions,
-        is_history=has_ended(rows, moment=moment, grain=partitions.grain, now=now),
+        partitions=without_cut(partitions, is_history=is_history, now=now, timezone=timezone),
+        is_history=is_history,
         partition_columns=_partition_columns(rows, moment=moment, timezone=timezone, grain=partitions.grain),
         key=key,
         label=label,

@@ -105,6 +105,8 @@ def _summary(draft: Draft) -> list[tuple[str, str]]:
         found.append(("delimiter", f"{draft.sample.source.delimiter!r}; landed files have commas, --land changes it"))
     if draft.event.is_ambiguous:
         found.append(("dates", f"{draft.event.name} is read as {draft.event.time_format}; day first: --time-format"))
+    for key, count in draft.partitions.cut.items():
+        found.append(("left out", f"{key}, which is not whole: {count:,} rows, not landed with the others"))
     if draft.partitions.num_gaps:
         found.append(("gaps", f"{draft.partitions.num_gaps} partitions between the first and the last have no rows"))
     return found

@@ -49,25 +49,27 @@ def _csv(table: TableSpec, *, spec: ModelSpec, num_rows: int) -> bytes:
     start = partitions.start_of(key, timezone=spec.source.timezone)
     step = (partitions.end_of(key, timezone=spec.source.timezone) - start) / num_rows
     fixed = dict(zip(table.partition_columns, partitions.calendar_parts(key), strict=False))
+    texts = [name for name in table.primary_key if table.columns[name] == "string"]
+    unique = [*table.primary_key, *texts][-1]  # one column is enough to tell rows apart
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.columns)
     for number in range(num_rows):
         at = start + number * step
         writer.writerow(
-            fixed.get(name, _value(kind, number=number, at=at, is_key=name in table.primary_key))
+            fixed.get(name, _value(kind, number=number, at=at, is_unique=name == unique))
             for name, kind in table.columns.items()
         )
     return text.getvalue().encode()
 
 
-def _value(kind: ColumnType, *, number: int, at: datetime, is_key: bool) -> str:
-    """Return a value of a type; a part of a key differs in each row, and other whole numbers may be days of a month."""
+def _value(kind: ColumnType, *, number: int, at: datetime, is_unique: bool) -> str:
+    """Return a value of a type; whole numbers that need not differ may be days of a month."""
     values: dict[ColumnType, str] = {
-        "int64": str(number if is_key else number % 28 + 1),
+        "int64": str(number if is_unique else number % 28 + 1),
         "float64": f"{number % 89}.5",
-        "string": f"k{number}" if is_key else "abcde"[number % _NUM_TEXTS],
-        "timestamp": (at + timedelta(microseconds=number if is_key else 0)).isoformat().replace("+00:00", "Z"),
+        "string": f"k{number}" if is_unique else "abcde"[number % _NUM_TEXTS],
+        "timestamp": (at + timedelta(microseconds=number if is_unique else 0)).isoformat().replace("+00:00", "Z"),
         "bool": "true" if number % 3 else "false",
     }
     return values[kind]

@@ -38,7 +38,7 @@ def count_partitions(source: Source, *, event: Column, grain: Grain, timezone: s
 def land_source(draft: Draft, *, storage: Storage) -> dict[str, int]:
     """Land every partition of a draft's source and return their rows, oldest first. Landing again changes nothing.
 
-    Rows whose time cannot be read are in no partition and are left out.
+    Rows whose time cannot be read are in no partition and are left out, and so is a partition that is not whole.
     """
     counts: Counter[str] = Counter()
     found = _by_partition(
@@ -46,6 +46,8 @@ def land_source(draft: Draft, *, storage: Storage) -> dict[str, int]:
     )
     with tempfile.TemporaryDirectory(prefix="tradewind-land-") as aside:
         for key, rows in found:
+            if key not in draft.partitions.counts:
+                continue
             with (Path(aside) / key).open("ab") as file:
                 file.write(to_csv(rows, header=key not in counts))
             counts[key] += rows.num_rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ GOOD_PARTITIONS = 6
 MIN_PARTITION_ROWS = 100
 _MAKE_ONE = """--sql "SELECT make_timestamp(year, month, day, 0, 0, 0) AS happened_at, * FROM 'sample.csv'"."""
 _MAX_NULL_FRAC = 0.05
+_MIN_WHOLE_FRAC = 0.5
 _MIN_LATER_FRAC = 0.999
 _ENDED_AFTER_PARTITIONS = 3
 _OF_AN_EVENT = re.compile(r"(^|_)(event|time|timestamp|datetime|date|ts|at|started|start|created|begin|opened)(_|$)")
@@ -40,11 +41,13 @@ class Partitions:
         grain: Length of a partition.
         counts: Rows by partition, oldest first; partitions without rows are absent.
         why: How it was chosen.
+        cut: The newest partition and its rows, if the sample has only a part of it.
     """
 
     grain: Grain
     counts: Mapping[str, int]
     why: str = ""
+    cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -120,15 +123,30 @@ def choose_grain(rows: TypedRows, *, moment: str, timezone: str, num_whole: int)
             break
     dense = [each for each in found if not each.num_gaps and median_rows(each.counts) >= MIN_PARTITION_ROWS]
     best = max(dense or found[:1], key=lambda each: (min(len(each.counts), GOOD_PARTITIONS), -GRAIN_DAYS[each.grain]))
-    why = (
-        f"{len(best.counts)} {best.grain}s of about {median_rows(best.counts):,} rows; the longest grain that leaves "
-        f"{GOOD_PARTITIONS} partitions"
-    )
-    if len(best.counts) < GOOD_PARTITIONS:
-        why = (
-            f"{len(best.counts)} {best.grain}(s) of about {median_rows(best.counts):,} rows; a shorter one has too few"
-        )
-    return Partitions(grain=best.grain, counts=best.counts, why=why)
+    return replace(best, why=_words(best))
+
+
+def _words(found: Partitions) -> str:
+    """Return what speaks for a grain."""
+    is_good = len(found.counts) >= GOOD_PARTITIONS
+    but = f"the longest grain that leaves {GOOD_PARTITIONS} partitions" if is_good else "a shorter one has too few rows"
+    return f"{len(found.counts)} {found.grain}s of about {median_rows(found.counts):,} rows; {but}"
+
+
+def without_cut(found: Partitions, *, is_history: bool, now: datetime, timezone: str) -> Partitions:
+    """Return partitions without the newest one if it is not whole: still going on, or with far fewer rows than usual.
+
+    A partition's features are what was known at its end, so one without its end has none.
+    """
+    *others, last = sorted(found.counts)
+    if not others:
+        return found
+    is_short = found.counts[last] < _MIN_WHOLE_FRAC * median_rows(found.counts)
+    is_going_on = partitions.end_of(last, timezone="UTC" if found.grain == "hour" else timezone) > now
+    if not (is_short if is_history else is_going_on):
+        return found
+    whole = replace(found, counts={key: found.counts[key] for key in others}, cut={last: found.counts[last]})
+    return replace(whole, why=_words(whole) if found.why == _words(found) else found.why)
 
 
 def has_ended(rows: TypedRows, *, moment: str, grain: Grain, now: datetime) -> bool:

@@ -173,7 +173,10 @@ def _print_next(draft: "Draft", console: "Console", *, home: Path, is_landed: bo
     lines = [
         (f"./tradewind check {draft.name}{elsewhere}", "every file, and a dry run on rows of the sample"),
         (f"make up{named}", "starts Airflow and the servers, and unpauses the model's Dags; again if it runs already"),
-        (f"./tradewind status {draft.name}{elsewhere}", f"trains once {window} of the partitions are in, then serves"),
+        (
+            f"./tradewind status {draft.name}{elsewhere}",
+            f"it trains on the newest {window} partitions when all are in, then serves",
+        ),
         (
             f"curl --data @{MODELS_DIR / draft.name}/sample/{FILE} http://127.0.0.1:{port}/v2/models/{draft.name}/infer",
             "asks it",

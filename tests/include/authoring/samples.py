@@ -32,7 +32,7 @@ def churn(path: Path, num_rows: int = 3000) -> Path:
         fee = round(random_.gauss({"basic": 10, "plus": 20, "pro": 40}[plan], 3), 2)
         age = "NA" if random_.random() < 0.1 else random_.randint(18, 80)
         reason = random_.choice(["price", "moved"]) if has_churned else ""
-        at = f"{FIRST + timedelta(minutes=80 * number):%Y-%m-%d %H:%M}"
+        at = f"{FIRST + timedelta(minutes=85 * number):%Y-%m-%d %H:%M}"
         row = [f"C{number:06d}", at, plan, random_.choice("NSEW"), fee, calls, "DE", age, reason]
         rows.append([*row, "Yes" if has_churned else "No"])
     columns = ["customer_id", "Signup Date", "plan", "region", "fee", "calls", "country", "age", "reason", "churned"]

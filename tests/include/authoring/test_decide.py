@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from include.authoring.ask import Asker
 
-NOW = datetime(2024, 6, 1, tzinfo=UTC)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def decide(
@@ -71,12 +71,13 @@ def test_a_multi_class_sample_is_understood(tmp_path: Path) -> None:
     draft = decide(samples.fruit(tmp_path / "fruit.csv"), label="kind")
     assert draft.label.task == "multiclass_classification"
     assert sorted(draft.label.classes) == ["apple", "pear", "plum"]
-    assert (draft.partitions.grain, len(draft.partitions.counts)) == ("day", 9)
+    assert (draft.partitions.grain, len(draft.partitions.counts)) == ("day", 8)
+    assert draft.partitions.cut == {"2024-01-09": 96}  # eight hours of a day
     assert roles(draft)["zip"].startswith("input, categorical")  # 01000 is a code
 
 
 def test_a_regression_sample_is_understood(tmp_path: Path) -> None:
-    draft = decide(samples.rent(tmp_path / "rent.csv"), label="rent", now=datetime(2026, 1, 1, tzinfo=UTC))
+    draft = decide(samples.rent(tmp_path / "rent.csv"), label="rent")
     assert draft.label.task == "regression"
     assert draft.label.deviation == pytest.approx(400, abs=60)
     assert draft.label.present_frac == pytest.approx(0.96, abs=0.001)
@@ -87,8 +88,18 @@ def test_a_regression_sample_is_understood(tmp_path: Path) -> None:
 
 def test_a_source_whose_newest_row_is_recent_goes_on(tmp_path: Path) -> None:
     path = samples.rent(tmp_path / "rent.csv")
-    newest = samples.FIRST.replace(month=11, day=25)
-    assert not decide(path, label="rent", now=newest).is_history
+    draft = decide(path, label="rent", now=samples.FIRST.replace(month=11, day=25))
+    assert not draft.is_history
+    assert (draft.partitions.last, list(draft.partitions.cut)) == ("2024-10", ["2024-11"])  # still going on
+
+
+@pytest.mark.parametrize(("num_rows", "last", "cut"), [(3000, "2024-06", {}), (2700, "2024-05", {"2024-06": 124})])
+def test_a_last_partition_that_is_not_whole_is_left_out(
+    tmp_path: Path, num_rows: int, last: str, cut: dict[str, int]
+) -> None:
+    draft = decide(samples.churn(tmp_path / "churn.csv", num_rows), label="churned")
+    assert (draft.partitions.last, draft.partitions.cut) == (last, cut)
+    assert draft.partitions.why.startswith(f"{len(draft.partitions.counts)} months of about")
 
 
 @pytest.fixture(scope="module")
