@@ -1,0 +1,82 @@
+"""What a thousand models cost: `make bench-models` measures it for real; each test run holds the cost of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from operators.model_dags import build_model_dags
+from tests.bench.many_models import REPO, STAGES, TEXT, parsing, to_json, write_model, write_models
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+NUM_MODELS = int(os.environ.get("TRADEWIND_BENCH_MODELS", "1000"))
+WRITE_TO = os.environ.get("TRADEWIND_BENCH_TO")
+MAX_FIRST_PASS_S = 60.0
+MAX_CPU_S_PER_MODEL = 0.05
+"""For parsing and serializing; a thousand models then take 25 s of each of two cores, beside what writes them down."""
+
+
+def stage_module(stage: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(f"{stage}_of_many", REPO / "dags" / f"{stage}.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_a_model_costs_little_to_parse(tmp_path: Path) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    num_models = 20
+    write_models(tmp_path, num_models)
+    modules = {stage: stage_module(stage) for stage in STAGES}
+    started_s = time.process_time()
+    for stage, module in modules.items():
+        for dag in build_model_dags(module.build, stage=stage, models_dir=tmp_path).values():
+            DagSerialization.to_dict(dag)
+    seconds = (time.process_time() - started_s) / num_models
+    assert seconds < MAX_CPU_S_PER_MODEL, f"{seconds:.3f} s of CPU for all {len(STAGES)} Dags of one model"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_thousand_models() -> None:
+    num_dags = NUM_MODELS * len(STAGES)
+    with parsing(NUM_MODELS) as parsed:
+        parsed.wait_until(lambda: parsed.count() == num_dags, timeout_s=900)
+        first_s, cpu_s = time.monotonic() - parsed.started_s, parsed.cpu_s()
+        assert parsed.errors() == {}
+
+        # A change is noticed when its stage files are parsed next.
+        write_model(parsed.folder, "model_0500", TEXT.replace("owner: ml-platform", "owner: somebody-else"))
+        owners = [f"{stage}_model_0500" for stage in STAGES]
+        changed_s = parsed.wait_until(
+            lambda: all(parsed.owner_of(dag_id) == "somebody-else" for dag_id in owners), timeout_s=600
+        )
+
+        # A broken one hides no other, and is shown.
+        write_model(parsed.folder, "model_0007", TEXT.replace("max_epochs", "max_epoch"))
+        broken_s = parsed.wait_until(lambda: len(parsed.errors()) == len(STAGES), timeout_s=600)
+        assert all("model_0007/model.yaml cannot be used" in error for error in parsed.errors().values())
+        assert parsed.active() >= num_dags - len(STAGES)
+    found = {
+        "num_models": NUM_MODELS,
+        "num_dags": num_dags,
+        "num_cores": 2,
+        "first_pass_s": round(first_s, 1),
+        "first_pass_cpu_s": {name: round(seconds, 1) for name, seconds in cpu_s.items()},
+        "change_noticed_s": round(changed_s, 1),
+        "broken_spec_shown_s": round(broken_s, 1),
+        "load_average_at_end": round(os.getloadavg()[0], 1),
+    }
+    if WRITE_TO:
+        to_json(found, Path(WRITE_TO))
+    assert first_s < MAX_FIRST_PASS_S, found
