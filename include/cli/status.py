@@ -12,7 +12,7 @@ from include.cli.tables import age, print_json, print_silent, print_table
 if TYPE_CHECKING:
     from include.plan.facts import Champion, Facts, PastDecision
     from include.progress.state import PartitionProgress, Stage
-    from include.runtime.state import SupervisorState
+    from include.runtime.state import ProcessState, SupervisorState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +119,17 @@ def _print(models: list[ModelStatus], told: "SupervisorState | None", *, now: da
     if told is None:
         typer.echo("No process was started; `make up` starts them.")
     else:
-        rows = [
-            (state.name, state.phase, str(state.pid or "-"), str(state.restarts), state.last_exit or "-")
-            for state in told.processes
-        ]
-        print_table("Processes", ("process", "is", "pid", "restarts", "ended last by"), rows)
+        columns = ("process", "is", "pid", "since", "restarts", "ended last by", "starts at")
+        print_table("Processes (UTC)", columns, [_process_row(state) for state in told.processes])
     if told is not None and not told.is_supervised:
         typer.echo("No supervisor runs: what ends stays ended. `make up` starts it.")
     print_silent({text.partition(":")[0]: text for found in models for text in found.silent}.values())
+
+
+def _process_row(state: "ProcessState") -> tuple[str, ...]:
+    since, starts_at = (text[11:19] if text else "-" for text in (state.since, state.next_try))
+    pid, ended = str(state.pid or "-"), state.last_exit or "-"
+    return state.name, state.phase, pid, since, str(state.restarts), ended, starts_at
 
 
 def _model_rows(found: ModelStatus, *, now: datetime) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
-"""`python -m include.runtime up|down|status`: keep a deployment running on this machine.
+"""`python -m include.runtime up|down`: keep a deployment running on this machine; `./tradewind status` tells how it is.
 
-Exit codes: 0 done; 1 it could not be done, or, for `status`, not everything works; 2 bad usage; 130 and 143 ended by
-Ctrl-C or SIGTERM, after what was started had been stopped.
+Exit codes: 0 done; 1 it could not be done; 2 bad usage; 130 and 143 ended by Ctrl-C or SIGTERM, after what was started
+had been stopped.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import os
 import sys
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from include.errors import TradewindError
 from include.runtime import processes, stack
 from include.runtime.home import DEFAULT_HOME, Home
-from include.runtime.state import read_state
 
 
 def main(arguments: list[str]) -> int:
     """Run one command; return the process's exit code."""
     parser = argparse.ArgumentParser(prog="include.runtime", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("TRADEWIND_HOME", DEFAULT_HOME)))
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
@@ -59,27 +56,7 @@ def _down(root: Path, console: Console) -> int:
     return 0
 
 
-def _status(root: Path, console: Console) -> int:
-    told = read_state(Home(root=root))
-    if told is None:
-        console.print("nothing was started")
-        return 1
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("process", "state", "pid", "since", "restarts", "last ended by", "starts at"):
-        table.add_column(column, no_wrap=column == "process")
-    for state in told.processes:
-        since, next_try = (text[11:19] if text else "-" for text in (state.since, state.next_try))
-        table.add_row(
-            state.name, state.phase, str(state.pid or "-"), since, str(state.restarts), state.last_exit or "-", next_try
-        )
-    console.print(table)
-    if not told.is_supervised:
-        console.print("No supervisor runs: what ends stays ended. `make up` starts one, and what is missing.")
-    is_well = told.is_supervised and all(state.phase == "ready" for state in told.processes)
-    return 0 if is_well else 1
-
-
-_COMMANDS = {"up": _up, "down": _down, "status": _status}
+_COMMANDS = {"up": _up, "down": _down}
 
 if __name__ == "__main__":
     processes.exit_on_signals()

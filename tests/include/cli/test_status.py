@@ -16,7 +16,7 @@ from include.plan.facts import Champion, Facts
 from include.progress.state import ModelProgress, PartitionProgress, Stage
 from include.rollout.decision import RolloutState
 from include.rollout.ledger import Ledger
-from include.runtime.state import ProcessState, SupervisorState
+from include.runtime.state import ProcessState, SupervisorState, write_state
 from include.spec import load_spec
 
 if TYPE_CHECKING:
@@ -97,6 +97,18 @@ def test_the_tables_name_model_process_and_remedy(home: Home) -> None:
     assert "flight_delays" in said.stdout
     assert "`make up` starts them" in said.stdout
     assert "not seen: MLflow" in said.stderr
+
+
+def test_a_process_that_ended_is_told_with_its_exit_and_without_a_supervisor_with_the_remedy(home: Home) -> None:
+    gone = ProcessState(name="mlflow", phase="ready", pid=2**22 + 1, restarts=2, last_exit="signal 9")
+    write_state(home, SupervisorState(told_at=NOW.isoformat(), processes=(gone,)))
+
+    said = CliRunner().invoke(app, ["status", "--home", str(home.root)])
+
+    assert said.exit_code == 1
+    (row,) = (line.split() for line in said.stdout.splitlines() if line.startswith(" mlflow"))
+    assert row == ["mlflow", "stopped", "-", "-", "2", "signal", "9", "-"]
+    assert "`make up` starts it" in said.stdout
 
 
 def test_plan_speaks_of_a_deployment_that_is_down(home: Home) -> None:
