@@ -22,9 +22,9 @@ from include.backup.relocate import PLAIN_PATH, relocate_database, relocate_file
 from include.errors import CorruptArtifactError, SetupError
 from include.rollout.ledger import Ledger
 from include.runtime import processes
-from include.runtime.databases import databases_running
+from include.runtime.databases import databases_of, databases_running
 from include.runtime.home import Home
-from include.runtime.secrets import load_secrets
+from include.runtime.secrets import Secrets, load_secrets
 from include.runtime.services import Deployment, Ports
 
 if TYPE_CHECKING:
@@ -54,13 +54,15 @@ def restore_backup(archive: Path, root: Path, *, say: Callable[[str], None]) -> 
         say: Told what is being done.
 
     Raises:
-        SetupError: The home is not empty, the release is newer, or the paths cannot be rewritten.
+        SetupError: The home or another server's database is not empty, the release is newer, or the paths cannot be
+            rewritten.
         CorruptArtifactError: The archive is damaged; the message names the file.
         ServiceError: A database cannot be filled.
     """
     say("verifying the archive")
     header = _require_restorable(archive, root)
     home = Home(root=root)
+    _require_empty_databases(home)
     home.prepare(for_restore=True)
     with home.held():
         _clear(home)
@@ -109,6 +111,14 @@ def _require_restorable(archive: Path, root: Path) -> dict[str, Any]:
     return header
 
 
+def _require_empty_databases(home: Home) -> None:
+    """Refuse to fill another server's databases in which there is something; the embedded ones are made anew."""
+    deployment = Deployment(home=home, secrets=Secrets(), ports=Ports())
+    if not deployment.uses_embedded_postgres:
+        for database in databases_of(deployment).values():
+            database.require_empty()
+
+
 def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".")[:3])
 
@@ -136,8 +146,6 @@ def _move(home: Home) -> None:
 def _fill_databases(deployment: Deployment, *, old: str, say: Callable[[str], None]) -> None:
     home = deployment.home
     with databases_running(deployment, is_held=True) as databases:
-        for database in databases.values():
-            database.require_empty()
         for name, database in databases.items():
             say(f"filling database {name}")
             database.fill(home.restoring / DUMPS / f"{name}.dump")

@@ -124,6 +124,7 @@ def test_a_moved_deployment_is_backed_up_and_restored_there(
     create_backup(source, folder / "moved.tar.zst", say=quiet)
     with pytest.raises(SetupError, match="must be empty to be filled"):
         restore_backup(folder / "moved.tar.zst", folder / "restored", say=quiet)
+    assert not (folder / "restored").exists()
     before = at(other, "airflow").contents()
     for name in DATABASES:
         at(other, "postgres").query(f"DROP DATABASE {name}")
