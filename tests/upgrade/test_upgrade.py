@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from include.backup.create import create_backup
 from include.backup.relocate import relocate_files
 from include.backup.restore import restore_backup
 from include.drift.champion import describe
 from include.drift.monitor import TABLE, measure_partition, write_performance
+from include.errors import SpecError
 from include.features.build import build_features
 from include.features.materialize import materialize
 from include.features.store import OnlineStore, content_hash, online_path
@@ -31,6 +33,8 @@ from include.runtime.home import Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import Deployment, Ports
 from include.spec import load_spec
+from include.spec.load import parse_spec
+from include.spec.migrate import migrate
 from tests.running import RunningModelServer
 
 if TYPE_CHECKING:
@@ -129,6 +133,22 @@ def test_the_month_that_was_served_then_is_measured_as_then(home: Home) -> None:
     before = rows(home, TABLE)["version"]
     write_performance(spec=SPEC, storage=home.storage, measurement=found, champion=champion)
     assert rows(home, TABLE)["version"] >= before
+
+
+def test_its_model_yaml_becomes_todays(home: Home) -> None:
+    """Gates, canary, drift, retraining: what decided then decides now, the cron of the months included."""
+    path = Path(SPEC.name) / "model.yaml"
+    old = (home.root / "model.yaml").read_text()
+    with pytest.raises(SpecError, match=f"check --fix {SPEC.name}"):
+        parse_spec(old, path=path)
+    new = parse_spec(migrate(old, path=path), path=path)
+    before = yaml.safe_load(old)
+    assert new.gates.max_loss_increase_vs_champion == before["gates"]["max_log_loss_increase_vs_champion"]
+    assert new.retraining.min_loss_increase == before["retraining"]["min_log_loss_increase"]
+    assert new.source.grain == "month"
+    assert new.source.cron == "0 0 1 * *"
+    but: dict[str, Any] = {"owner": True, "description": True, "source": {"cron"}}
+    assert new.model_dump(exclude=but) == SPEC.model_dump(exclude=but)
 
 
 def test_it_is_backed_up_and_restored(home: Home, short_tmp_path: Path) -> None:
