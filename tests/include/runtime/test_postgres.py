@@ -97,3 +97,12 @@ def test_a_database_that_does_not_answer_is_said(short_tmp_path: Path, monkeypat
     with pytest.raises(SetupError, match="migrate must end with exit code 0") as caught:
         stack.prepare(deployment, say=lambda _: None)
     assert "hunter2" not in str(caught.value) + "".join(log.read_text() for log in deployment.home.logs.glob("*.log"))
+
+
+def test_a_database_that_its_supervisor_is_about_to_start_again_is_left_to_it(deployment: Deployment) -> None:
+    home, env = deployment.home, {"PATH": os.environ["PATH"]}
+    processes.start("supervisor", ("sleep", "60"), env=env, pids=home.pids, log=home.logs / "x")
+    said = "must run beside supervisor; it does not at this moment"
+    with pytest.raises(SetupError, match=said), deployment.postgres.running():
+        pass
+    assert not home.postgres.exists()
