@@ -14,9 +14,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.demo.flights import month_files
-from include.errors import DataQualityError, NotFoundError
+from include.errors import DataQualityError, NotFoundError, ServiceError
 from include.lake.landing import land_files
 from include.lake.tables import content_hash, current_version, read_table, table_exists
+from include.testing.supervisor import FakeSupervisor
+from include.testing.tasks import run_task
 from operators.assets import dataset_asset
 from operators.ingest_partition import IngestPartitionOperator
 from operators.validate_partition import DataDocsLink, ValidatePartitionOperator
@@ -42,19 +44,21 @@ def files() -> dict[str, bytes]:
 
 
 def ingest(partition: str = MONTH) -> None:
-    IngestPartitionOperator(task_id="ingest", model=MODEL, partition=partition).execute({})
+    run_task(IngestPartitionOperator(task_id="ingest", model=MODEL), partition=partition).returned()
 
 
-def validate(*, earlier: Sequence[dict[str, Any]] = (), run_id: str = "run-1", partition: str = MONTH) -> dict:
+def validate(
+    *, earlier: Sequence[dict[str, Any]] = (), run_id: str = "run-1", partition: str = MONTH
+) -> dict[str, Any]:
     """Run the operator with the events that Airflow has recorded, and return the extra of the one that it emits."""
-    outlet = SimpleNamespace(extra=None)
-    context = {
-        "run_id": run_id,
-        "inlet_events": {ASSET: [SimpleNamespace(extra=extra) for extra in earlier]},
-        "outlet_events": {ASSET: outlet},
-    }
-    returned = ValidatePartitionOperator(task_id="validate", model=MODEL, partition=partition).execute(context)
-    assert outlet.extra == returned
+    supervisor = FakeSupervisor()
+    for extra in earlier:
+        supervisor.emit(ASSET.name, ASSET.uri, **extra)
+    operator = ValidatePartitionOperator(task_id="validate", model=MODEL)
+    result = run_task(operator, partition=partition, run_id=run_id, supervisor=supervisor)
+    returned = result.returned()
+    (event,) = result.asset_events
+    assert (event.name, event.extra) == (ASSET.name, returned)
     return returned
 
 
@@ -239,6 +243,21 @@ def test_equal_content_without_a_recorded_event_is_announced(storage: Storage, f
     assert validate(run_id="run-1") == lost
     assert validate(run_id="run-2", earlier=[{"partition": "2013-01"}, {"from_rest_api": True}]) == lost
     assert versions(storage) == before
+
+
+def test_news_are_announced_where_airflow_cannot_list_events(storage: Storage, files: dict[str, bytes]) -> None:
+    class Unlistable(dict[Any, Any]):
+        def __getitem__(self, asset: Any) -> Any:
+            raise ServiceError(f"events of {asset.name}: HTTP 500")
+
+    land(storage, files)
+    outlet = SimpleNamespace(extra=None)
+    context: Any = {"inlet_events": Unlistable(), "outlet_events": {ASSET: outlet}}
+    operator = ValidatePartitionOperator(task_id="validate", model=MODEL, partition=MONTH)
+    operator.execute(context)
+    assert outlet.extra["partition"] == MONTH
+    with pytest.raises(ServiceError, match="HTTP 500"):  # equal content: whether it was announced must be known
+        operator.execute(context)
 
 
 def test_other_content_is_announced_as_a_new_version_and_so_is_its_return(
