@@ -170,12 +170,11 @@ class _Decider:
             why=best.why,
         )
         grain = cast("Grain", answer(self.asker, question, given=self.wishes.grain))
-        why = best.why if grain == best.grain else "you said so"
         if not self.sample.is_whole:
             counts = count_partitions(self.sample.source, event=event, grain=grain, timezone=timezone)
         else:
             counts = partition_counts(self.rows, moment=moment, grain=grain, timezone=timezone)
-        return Partitions(grain=grain, counts=counts, why=why)
+        return Partitions(grain=grain, counts=counts, is_named=grain != best.grain)
 
     def key(self, event: Column, *, label: Label) -> Key:
         if self.wishes.key:

@@ -40,14 +40,22 @@ class Partitions:
     Args:
         grain: Length of a partition.
         counts: Rows by partition, oldest first; partitions without rows are absent.
-        why: How it was chosen.
+        is_named: Whether a person named the grain.
         cut: The newest partition and its rows, if the sample has only a part of it.
     """
 
     grain: Grain
     counts: Mapping[str, int]
-    why: str = ""
+    is_named: bool = False
     cut: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def why(self) -> str:
+        """What speaks for the grain."""
+        is_good = len(self.counts) >= GOOD_PARTITIONS
+        but = f"the longest grain that leaves {GOOD_PARTITIONS}" if is_good else "a shorter grain has too few rows"
+        seen = f"{len(self.counts)} {self.grain}s of about {median_rows(self.counts):,} rows"
+        return f"{seen}; {'you said so' if self.is_named else but}"
 
     @property
     def first(self) -> str:
@@ -122,15 +130,7 @@ def choose_grain(rows: TypedRows, *, moment: str, timezone: str, num_whole: int)
         if len(counts) >= GOOD_PARTITIONS:
             break
     dense = [each for each in found if not each.num_gaps and median_rows(each.counts) >= MIN_PARTITION_ROWS]
-    best = max(dense or found[:1], key=lambda each: (min(len(each.counts), GOOD_PARTITIONS), -GRAIN_DAYS[each.grain]))
-    return replace(best, why=_words(best))
-
-
-def _words(found: Partitions) -> str:
-    """Return what speaks for a grain."""
-    is_good = len(found.counts) >= GOOD_PARTITIONS
-    but = f"the longest grain that leaves {GOOD_PARTITIONS} partitions" if is_good else "a shorter one has too few rows"
-    return f"{len(found.counts)} {found.grain}s of about {median_rows(found.counts):,} rows; {but}"
+    return max(dense or found[:1], key=lambda each: (min(len(each.counts), GOOD_PARTITIONS), -GRAIN_DAYS[each.grain]))
 
 
 def without_cut(found: Partitions, *, is_history: bool, now: datetime, timezone: str) -> Partitions:
@@ -145,8 +145,7 @@ def without_cut(found: Partitions, *, is_history: bool, now: datetime, timezone:
     is_going_on = partitions.end_of(last, timezone="UTC" if found.grain == "hour" else timezone) > now
     if not (is_short if is_history else is_going_on):
         return found
-    whole = replace(found, counts={key: found.counts[key] for key in others}, cut={last: found.counts[last]})
-    return replace(whole, why=_words(whole) if found.why == _words(found) else found.why)
+    return replace(found, counts={key: found.counts[key] for key in others}, cut={last: found.counts[last]})
 
 
 def has_ended(rows: TypedRows, *, moment: str, grain: Grain, now: datetime) -> bool:
