@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +19,13 @@ from include.plan.facts import Champion, Facts
 from include.progress.state import ModelProgress, PartitionProgress, Stage
 from include.rollout.decision import RolloutState
 from include.rollout.ledger import Ledger
+from include.runtime.home import REPO
 from include.runtime.state import ProcessState, SupervisorState, write_state
-from include.spec import load_spec
+from include.spec import MODELS_DIR, load_spec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from include.runtime.home import Home
 
 SPEC = load_spec("flight_delays")
@@ -118,6 +124,21 @@ def test_plan_speaks_of_a_deployment_that_is_down(home: Home) -> None:
     assert (code, errors, said["unreadable"]) == (0, "", [])
     assert [line["stage"] for line in lines][-3:] == ["monitor", "train", "deploy"]
     assert lines[-3]["subject"] == SPEC.source.first_partition
+
+
+def test_a_broken_spec_hides_no_other_model(home: Home, tmp_path: Path) -> None:
+    text = (MODELS_DIR / SPEC.name / "model.yaml").read_text()
+    for name, mended in (("good", text), ("bad", text.replace("owner:", "ownr:", 1))):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.yaml").write_text(mended.replace(f"name: {SPEC.name}", f"name: {name}", 1))
+    command = [sys.executable, "-m", "include.cli", "plan", "--json", "--home", str(home.root)]
+    env = {**os.environ, "TRADEWIND_MODELS": str(tmp_path / "models")}
+
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=False)
+
+    said = json.loads(done.stdout)
+    assert (done.returncode, list(said["models"]), len(said["unreadable"])) == (1, ["good"], 1)
+    assert "Did you mean 'owner'?" in done.stderr
 
 
 def test_doctor_finds_a_prepared_deployment_well(home: Home) -> None:
