@@ -51,7 +51,8 @@ with DAG(
     },
     tags=["tradewind", "upkeep"],
     default_args={
-        **retry_args(execution_timeout=timedelta(minutes=15)),
+        # What does not answer is asked again for an hour: people hear of it once an hour, not every five minutes.
+        **retry_args(execution_timeout=timedelta(minutes=15), outage=timedelta(hours=1)),
         "owner": "tradewind",
         "on_failure_callback": alert_on_failure("tradewind"),
     },

@@ -38,7 +38,11 @@ class RetainModelsOperator(BaseOperator):
         airflow_api_conn_id: Connection of Airflow's REST API; its user must be allowed to delete Dag runs.
 
     Returns:
-        `removed` and `planned` (model -> kind -> number), `unreadable` (model -> why).
+        `removed` and `planned` (model -> kind -> number), `unreadable` (model -> why), `num_upkeep_runs` (runs of
+        `reconcile` and `retain` themselves that were removed).
+
+    Raises:
+        ServiceError: Airflow's REST API does not answer.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("model", "dry_run")

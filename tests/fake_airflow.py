@@ -101,7 +101,7 @@ class FakeAirflow:
                 for run in reversed(self.runs)
                 if run["dag_id"] in body["dag_ids"]
                 and (states is None or run["state"] in states)
-                and (run["end_date"] or "") <= last
+                and (last == "9" or (run["end_date"] or "9") <= last)
             ]
             first = body["page_offset"]
             return 200, {"dag_runs": found[first : first + body["page_limit"]]}

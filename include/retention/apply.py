@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from include.progress.read import Sources
     from include.retention.plan import Removal
-    from include.retention.read import Servers
+    from include.retention.read import KeepsRuns, Servers
     from include.spec import ModelSpec
 
 KIND = "retention"
@@ -124,7 +124,8 @@ class Remover:
         if removal.kind is Kind.VERSION:
             return self._remove_version(removal.key)
         if removal.kind is Kind.RUN:
-            self._remove_run(*removal.key.split(" ", 1))
+            dag_id, run_id = removal.key.split(" ", 1)
+            remove_run(dag_id, run_id, airflow=self.servers.airflow, logs=self.logs)
         elif removal.kind is Kind.QUARANTINE:
             self._empty_quarantine(removal.key)
         elif removal.kind is Kind.PREDICTIONS:
@@ -151,17 +152,22 @@ class Remover:
         post(uri, "model-versions/delete", {"name": model, "version": version}, method="DELETE")
         return True
 
-    def _remove_run(self, dag_id: str, run_id: str) -> None:
-        """Remove a run's logs, then the run."""
-        if self.logs is not None:
-            shutil.rmtree(self.logs / f"dag_id={dag_id}" / f"run_id={run_id}", ignore_errors=True)
-        self.servers.airflow.delete_run(dag_id, run_id)
-
     def _empty_quarantine(self, partition: str) -> None:
         storage = self.sources.storage
         uri = storage.table(self.spec.name, QUARANTINE)
         rows = read_table(uri=uri, storage_options=storage.options, partitions=[partition])
         write_partition(uri=uri, table=rows.slice(0, 0), partition=partition, storage_options=storage.options)
+
+
+def remove_run(dag_id: str, run_id: str, *, airflow: KeepsRuns, logs: Path | None) -> None:
+    """Remove a run's logs, if this machine holds them, then the run.
+
+    Raises:
+        ServiceError: Airflow does not answer.
+    """
+    if logs is not None:
+        shutil.rmtree(logs / f"dag_id={dag_id}" / f"run_id={run_id}", ignore_errors=True)
+    airflow.delete_run(dag_id, run_id)
 
 
 def _delete_folder(uri: str, *, first: tuple[str, ...], storage: Storage) -> None:

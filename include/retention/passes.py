@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.errors import TradewindError
-from include.retention.apply import KIND, Remover, Retained
+from include.retention.apply import KIND, Remover, Retained, remove_run
 from include.spec import load_spec
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from include.progress.read import Sources
     from include.retention.read import Servers
 
+UPKEEP_DAGS = ("reconcile", "retain")
+UPKEEP_RUN_AGE = timedelta(days=7)
+"""The reconciler runs every five minutes; after so long nobody asks what a run of it found."""
+_MAX_UPKEEP_RUNS = 5000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -26,11 +32,13 @@ class Pass:
         removed: One result a model of which something was removed, or nothing was to be.
         planned: One result a model of which nothing was removed yet.
         unreadable: Model -> why it was left alone.
+        num_upkeep_runs: Runs of the Dags that look after all models, which were removed.
     """
 
     removed: tuple[Retained, ...] = ()
     planned: tuple[Retained, ...] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    num_upkeep_runs: int = 0
 
     def lines(self) -> Iterator[str]:
         """Yield each thing that was removed or will be, and why."""
@@ -49,6 +57,7 @@ class Pass:
             "removed": {found.model: found.num_by_kind for found in self.removed if found.num_by_kind},
             "planned": {found.model: found.num_by_kind for found in self.planned if found.num_by_kind},
             "unreadable": dict(self.unreadable),
+            "num_upkeep_runs": self.num_upkeep_runs,
         }
 
 
@@ -75,6 +84,9 @@ class Keeper:
 
         A model's first pass only announces, in the ledger too, so that a week lies between what a policy says and what
         it does.
+
+        Raises:
+            ServiceError: Airflow does not answer.
         """
         removed, planned, unreadable = [], [], {}
         for name in models:
@@ -88,7 +100,21 @@ class Keeper:
                     removed.append(remover.remove(now=now, actor=self.actor, key=self.key))
             except TradewindError as error:
                 unreadable[name] = str(error)
-        return Pass(removed=tuple(removed), planned=tuple(planned), unreadable=unreadable)
+        return Pass(
+            removed=tuple(removed),
+            planned=tuple(planned),
+            unreadable=unreadable,
+            num_upkeep_runs=0 if is_dry else self._remove_upkeep_runs(now=now),
+        )
+
+    def _remove_upkeep_runs(self, *, now: datetime) -> int:
+        airflow = self.servers.airflow
+        old = airflow.dag_runs(
+            UPKEEP_DAGS, max_runs=_MAX_UPKEEP_RUNS, states=("success", "failed"), ended_before=now - UPKEEP_RUN_AGE
+        )
+        for raw in old:
+            remove_run(raw["dag_id"], raw["dag_run_id"], airflow=airflow, logs=self.logs)
+        return len(old)
 
     def _announce(self, found: Retained) -> Retained:
         if found.num_by_kind:

@@ -78,7 +78,20 @@ def test_a_refused_login_fails_the_task(airflow: FakeAirflow, monkeypatch: pytes
 def test_retention_finds_nothing_old_and_says_so(airflow: FakeAirflow) -> None:
     found = RetainModelsOperator(task_id="retain", model=MODEL).execute(CONTEXT)
 
-    assert found == {"removed": {}, "planned": {}, "unreadable": {}}
+    assert found == {"removed": {}, "planned": {}, "unreadable": {}, "num_upkeep_runs": 0}
+
+
+def test_runs_of_the_reconciler_go_after_a_week(airflow: FakeAirflow) -> None:
+    now = datetime.now(UTC)
+    for days, state in ((6, "success"), (8, "success"), (8, "running")):
+        airflow.add_run("reconcile", "", state, at=(now - timedelta(days=days)).isoformat())
+
+    def retain(*, dry_run: bool) -> dict[str, Any]:
+        return RetainModelsOperator(task_id="retain", model=MODEL, dry_run=dry_run).execute(CONTEXT)
+
+    assert retain(dry_run=True)["num_upkeep_runs"] == 0
+    assert retain(dry_run=False)["num_upkeep_runs"] == 1
+    assert [run["dag_run_id"] for run in airflow.runs] == ["r0", "r2"]
 
 
 def test_retention_leaves_a_model_alone_whose_servers_are_silent(
