@@ -115,7 +115,7 @@ def lose_by_hand(sources: Sources, reconciler: AirflowApi) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_lost_events_are_found_and_made_good(deployment: Deployment) -> None:
     sources = sources_of(deployment)
     api = api_of(sources)
