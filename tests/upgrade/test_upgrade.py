@@ -107,7 +107,7 @@ def test_the_same_answers_are_given_and_logged_beside_the_old_ones(home: Home, s
     server.client.flush()
     files = sorted(Path(home.storage.predictions(SPEC.name)).glob("*.parquet"))
     assert {pq.read_schema(file).names[4] for file in files} <= {"probability", "prediction"}
-    assert [pq.read_metadata(file).num_rows for file in (files[0], files[-1])] == [120, 120]
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 2 * 120
     champion = _champion(home)
     both = measure_partition(spec=SPEC, storage=home.storage, partition=SERVED, champion=champion)
     assert both.champion is not None
