@@ -170,7 +170,7 @@ class TestDecideRetrain:
         assert entry.seq == found["ledger_seq"]
         assert entry.actor == "monitor_flight_delays:r1"
         assert entry.evidence["performance"]["num_labelled"] > 1000
-        assert entry.evidence["expected_gain"]["nats"] > 0.01
+        assert entry.evidence["expected_gain"]["mean"] > 0.01
         assert json.dumps(found)
 
     def test_a_retry_finds_the_decision_unmeasured_and_a_new_run_decides_anew(
