@@ -91,7 +91,7 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelFact
     airflow = recorded.explain(airflow) if airflow else None
     parts = [
         _partition(key, spec=spec, storage=sources.storage, lake=lake, airflow=airflow)
-        for key in _keys(spec, known=lake.published, now=now, most=most)
+        for key in _keys(spec, known=[*lake.published, *(airflow.runs if airflow else ())], now=now, most=most)
     ]
     versions = _version_facts(registry, recorded)
     parts = [replace(part, decision=recorded.decisions.get(part.key), version=versions.get(part.key)) for part in parts]
@@ -155,13 +155,20 @@ def _read_registry(tracking_uri: str, *, model: str) -> _Registry:
 
 
 def _keys(spec: ModelSpec, *, known: Iterable[str], now: datetime, most: int) -> list[str]:
-    """Return the newest partitions that are due or published, oldest first."""
+    """Return the newest partitions that are due, published or run, oldest first.
+
+    History that is run again is not due by the calendar: there it is what comes next after what is known.
+    """
     source = spec.source
     grain = partitions.grain_of(source.first_partition)
-    due = partitions.shift(partitions.key_at(now, grain=grain, timezone=source.timezone), -1)
-    last = min(due, source.last_partition) if source.last_partition else due
-    expected = {key for key in partitions.window(last, most) if key >= source.first_partition}
-    return sorted(expected | set(known))[-most:]
+    found = {key for key in known if partitions.is_key(key, grain=grain)}
+    if source.clock == "replay":
+        last = partitions.shift(max(found, default=source.first_partition), 1)
+    else:
+        last = partitions.shift(partitions.key_at(now, grain=grain, timezone=source.timezone), -1)
+    last = min(last, source.last_partition) if source.last_partition else last
+    due = {key for key in partitions.window(last, most) if key >= source.first_partition}
+    return sorted(due | found)[-most:]
 
 
 def _partition(

@@ -189,3 +189,23 @@ def test_a_version_without_a_deployment_is_found_in_mlflow(
     airflow.runs.clear()
     later = reconcile(spec=SPEC, sources=all_of, now=datetime.now(UTC) + 2 * GRACE, actor="test")
     assert [repair for repair in later.planned if repair.partition == "2013-03"] == []
+
+
+def test_a_long_history_that_is_run_again_is_looked_at_where_it_is(sources: Sources, airflow: FakeAirflow) -> None:
+    """By the calendar all its days are over; the newest of them say nothing about the one that is run now."""
+    spec = load_spec("airport_weather")
+    table = next(iter(spec.source.tables))
+    for day in ("2013-01-01", "2013-01-02"):
+        uri = sources.storage.table(spec.name, table)
+        write_partition(uri=uri, table=pa.table({"value": [1]}), partition=day, storage_options={})
+    folder = sources.storage.landing(spec.name, "2013-01-03")
+    write_bytes(f"{folder}/{spec.source.marker}", b"", storage=sources.storage)
+    airflow.add_run(f"ingest_{spec.name}", "no such day", "failed", at=datetime.now(UTC).isoformat())
+
+    found = read_progress(spec=spec, sources=sources, now=datetime.now(UTC))
+
+    assert [(item.partition, item.furthest) for item in found.partitions] == [
+        ("2013-01-01", Stage.INGESTED),
+        ("2013-01-02", Stage.INGESTED),
+        ("2013-01-03", Stage.LANDED),
+    ]
