@@ -5,10 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
+from pydantic import BeforeValidator
+
+_NOT_STARTED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _PreloadAtStart:
@@ -22,6 +26,28 @@ class _PreloadAtStart:
         """Start the fork server when a scheduler that uses one starts."""
         if "scheduler" in sys.argv and multiprocessing.get_start_method() == "forkserver":
             multiprocessing.forkserver.ensure_running()
+
+
+def _list_events_of_queued_runs() -> None:
+    """Let Airflow's API list an asset's events while a run that one of them started is still queued.
+
+    Airflow 3.3.2 answers 500 then, to people and to tasks, for it insists on the run's start: apache/airflow#71360,
+    mended by #71379. With many partitions landed at once such runs wait for minutes. Here their start is 1970.
+    """
+    from airflow.api_fastapi.core_api.datamodels import assets
+    from airflow.api_fastapi.execution_api.datamodels import asset_event
+
+    for run, *answers in (
+        (assets.DagRunAssetReference, assets.AssetEventResponse, assets.AssetEventCollectionResponse),
+        (asset_event.DagRunAssetReference, asset_event.AssetEventResponse, asset_event.AssetEventsResponse),
+    ):
+        run.model_fields["start_date"].metadata.append(BeforeValidator(lambda start: start or _NOT_STARTED))
+        for model in (run, *answers):
+            model.model_rebuild(force=True)
+
+
+if "api-server" in sys.argv:
+    _list_events_of_queued_runs()
 
 
 class TradewindPlugin(AirflowPlugin):
