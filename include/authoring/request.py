@@ -33,4 +33,5 @@ def request_of(draft: Draft) -> str:
         }
         for name in asked
     ]
-    return json.dumps({"inputs": inputs}, indent=1, ensure_ascii=False) + "\n"
+    lines = ",\n ".join(json.dumps(tensor, ensure_ascii=False) for tensor in inputs)
+    return f'{{"inputs": [\n {lines}\n]}}\n'
