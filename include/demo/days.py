@@ -65,6 +65,8 @@ class Days:
             land_day(storage=self.deployment.home.storage, partition=day)
         for day in together:
             self._wait(day, asked=iter(()))
+        if together:
+            self.tell(f"{len(together)} days closed; the first training window has {window}")
         for day in days[len(together) :]:
             land_day(storage=self.deployment.home.storage, partition=day)
             following = partitions.shift(day, 1)
