@@ -104,7 +104,7 @@ def up(deployment: Deployment, *, say: Callable[[str], None], models: Collection
         models: Unpause these models' Dags and no others; None: all Dags, those that look after all models included.
 
     Raises:
-        SetupError: A port is taken, a server ends or does not answer; what this call started is stopped again.
+        SetupError: A port is taken, a server ends or does not answer. If none of it ran before, all is stopped again.
     """
     with deployment.home.held():
         _up(deployment, say=say, models=models)
@@ -125,7 +125,9 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
             _start_supervisor(home)
         _wait_until_ready(deployment, say=say)
         say("unpausing Dags")
-        api = AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password)
+        api = AirflowApi(
+            base_url=deployment.airflow_url, password=deployment.secrets.admin_password, outage_s=READY_TIMEOUT_S
+        )
         ensure_pools(api)
         unpaused = home.root / "unpaused.json"
         known = json.loads(unpaused.read_text()) if unpaused.exists() else []
@@ -133,7 +135,7 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
         known = api.unpause_in_order(stages, timeout_s=READY_TIMEOUT_S, known=known, models=models)
         unpaused.write_text(json.dumps(known))
     except BaseException:
-        if not is_supervised:
+        if not running.keys() - {processes.DATABASE}:  # a deployment that ran already runs on, and is tried for further
             _stop(home, say=say)
         raise
 
@@ -227,7 +229,8 @@ def _not_started(home: Home, name: str, limit: str) -> SetupError:
     log = home.logs / f"{name}.log"
     tail = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
     return SetupError(
-        f"{name} must {limit}; got {' | '.join(tail)!r}. What this call started is stopped again. See {log}."
+        f"{name} must {limit}; got {' | '.join(tail)!r}. A deployment that ran before runs on; else all is stopped. "
+        f"See {log}."
     )
 
 

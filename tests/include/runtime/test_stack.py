@@ -94,6 +94,20 @@ def test_a_running_deployment_keeps_its_ports(tmp_path: Path) -> None:
     assert stack.down(home, say=lambda _: None) == 1
 
 
+def test_a_deployment_that_ran_already_survives_an_up_that_fails(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRADEWIND_DATABASE_URL", f"postgresql+psycopg2://nobody@/{{database}}?host={short_tmp_path}")
+    deployment = stack.open_deployment(short_tmp_path / "home", ports=stack.free_ports())
+    home = deployment.home
+    sleep = (sys.executable, "-c", "import time; time.sleep(600)")
+    sleeper = processes.start("model-server", sleep, env={}, pids=home.pids, log=home.logs / "x")
+    with pytest.raises(SetupError, match="migrate must end with exit code 0"):
+        stack.up(deployment, say=lambda _: None)
+    assert sleeper.is_running
+    assert stack.down(home, say=lambda _: None) == 1
+
+
 def test_two_commands_never_work_on_one_deployment_at_once(tmp_path: Path) -> None:
     deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
     with deployment.home.held(), pytest.raises(SetupError, match="only one command at a time"):
