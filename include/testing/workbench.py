@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from include.testing.supervisor import FakeSupervisor
     from include.testing.tasks import TaskResult
 
-_START_S = 90
+_START_S = 150
 
 
 @dataclass(kw_only=True)

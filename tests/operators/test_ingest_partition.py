@@ -12,6 +12,7 @@ from include.demo.flights import month_files
 from include.errors import BadInputError, PartitionError, SchemaError
 from include.lake.landing import land_files
 from include.lake.tables import current_version, read_table, table_exists
+from include.testing.tasks import run_task
 from operators.ingest_partition import IngestPartitionOperator
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def files() -> dict[str, bytes]:
 
 def ingest(partition: str | None = MONTH) -> dict:
     operator = IngestPartitionOperator(task_id="ingest", model="flight_delays", partition=partition)
-    return operator.execute({"run_id": "run-1"})
+    return run_task(operator, run_id="run-1").returned()
 
 
 def land(storage: Storage, files: dict[str, bytes], partition: str = MONTH, **changed: bytes) -> None:
@@ -210,6 +211,7 @@ def test_a_partition_that_the_source_lacks_is_refused(partition: str | None) -> 
 KILLED = """
 import os, signal
 import include.lake.ingest as subject
+from include.testing.tasks import run_task
 from operators.ingest_partition import IngestPartitionOperator
 
 write = subject.write_partition

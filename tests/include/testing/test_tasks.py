@@ -310,6 +310,19 @@ def test_the_process_of_the_test_stays_as_it_was() -> None:
     assert not hasattr(task_runner, "SUPERVISOR_COMMS")
 
 
+def test_the_time_limit_of_a_test_that_is_over_is_raised_after_the_task() -> None:
+    def late(*_: Any) -> None:
+        raise TimeoutError("the test took too long")
+
+    before, (left_s, _) = signal.signal(signal.SIGALRM, late), signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(TimeoutError, match="the test took too long"):
+            run_task(do(lambda _: time.sleep(5), execution_timeout=timedelta(seconds=0.05)))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+
+
 def test_what_only_a_real_airflow_knows_is_said() -> None:
     result = run_task(do(lambda c: c["ti"].get_dr_count(dag_id="some")))
     assert isinstance(result.error, NotImplementedError)
