@@ -45,7 +45,7 @@ SEED = int(os.environ.get("TRADEWIND_CHAOS_SEED", "2013"))
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "chaos.json"
 MIN_KILLS = 40
 OUTAGE_S = 180.0
-GAP_S = (1.0, 5.0)
+GAP_S = (0.2, 2.5)
 MAX_FLIGHTS = 3000
 EARLY_TARGETS = (r"ingest\.(ingest|validate)", r"materialize\..*")
 TARGETS = (
@@ -184,15 +184,11 @@ def run_under_kills(deployment: Deployment, months: tuple[str, ...]) -> tuple[Lo
     """Run the months while tasks and services are killed; return the loop and the kills."""
     api = airflow_of(deployment)
     tasks = TaskKiller(api=api, targets=TARGETS, seed=SEED)
-    services = ServiceKiller(
-        deployment=deployment, api=api, deck=CHOSEN_DECK, num_months=len(months), gap_s=GAP_S, seed=SEED
-    )
+    services = ServiceKiller(deployment=deployment, api=api, deck=CHOSEN_DECK, gap_s=GAP_S, seed=SEED)
     tasks.start()
     services.start()
     try:
-        loop = run_months(
-            deployment, months, say=lambda text: services.begin_month() if text.endswith(": landing") else None
-        )
+        loop = run_months(deployment, months, say=services.hear)
         tasks.stop()
         services.finish()
     finally:
