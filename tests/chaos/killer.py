@@ -75,7 +75,7 @@ class TaskKiller(threading.Thread):
                 target = next((pattern for pattern in self._left if re.fullmatch(pattern, name)), None)
                 if target and self._kill(task["pid"]):
                     self._left.remove(target)
-                    kill = Kill(kind="task", victim=name, at_s=time.monotonic() - self._began_s)
+                    kill = Kill(kind="task", victim=name, at_s=round(time.monotonic() - self._began_s, 1))
                     self.kills.append(kill)
                     self._watchers.append(_watch(kill, partial(_has_gone_on, self._api, task)))
 
@@ -169,7 +169,7 @@ class ServiceKiller(threading.Thread):
         if not process.is_running:
             return False
         os.kill(process.pid, signal.SIGKILL)
-        kill = Kill(kind=victim, victim=victim, at_s=time.monotonic() - self._began_s)
+        kill = Kill(kind=victim, victim=victim, at_s=round(time.monotonic() - self._began_s, 1))
 
         def is_back() -> bool:
             if victim == SUPERVISOR:
@@ -198,7 +198,7 @@ def _watch(kill: Kill, is_back: Callable[[], bool]) -> threading.Thread:
             except TradewindError:
                 done = False  # somebody else is away too
             if done:
-                kill.recovered_s = time.monotonic() - killed_s
+                kill.recovered_s = round(time.monotonic() - killed_s, 1)
                 return
             time.sleep(_LOOK_EVERY_S)
 

@@ -82,7 +82,7 @@ def _summary(kills: list[Kill]) -> dict[str, Any]:
     return {
         "kills": len(kills),
         "recovered": len(seconds),
-        "recovery_s": {"median": statistics.median(seconds), "max": max(seconds)} if seconds else None,
+        "recovery_s": {"median": round(statistics.median(seconds), 1), "max": max(seconds)} if seconds else None,
     }
 
 
