@@ -7,7 +7,6 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +18,7 @@ from include.lake.storage import Storage
 from include.registry.models import CHALLENGER, CHAMPION, delete_alias, get_alias, list_versions, set_alias
 from include.rollout.ledger import Ledger
 from include.spec import load_spec
+from include.testing.tasks import run_task
 from include.training.commit import VARIABLE
 from operators.assets import challenger_asset
 from operators.build_snapshot import BuildSnapshotOperator
@@ -65,22 +65,22 @@ def no_champion(mlflow_url: str) -> Iterator[None]:
 
 @pytest.fixture
 def snapshot(no_champion: None) -> dict[str, Any]:
-    return BuildSnapshotOperator(task_id="snapshot", model=MODEL, partition="2013-03").execute({})
+    return run_task(BuildSnapshotOperator(task_id="snapshot", model=MODEL, partition="2013-03")).returned()
 
 
 def train(snapshot: dict[str, Any], overrides: str = FAST) -> dict[str, Any]:
-    return TrainModelOperator(task_id="train", model=MODEL, snapshot=snapshot, overrides=overrides).execute({})
+    return run_task(TrainModelOperator(task_id="train", model=MODEL, snapshot=snapshot, overrides=overrides)).returned()
 
 
 @pytest.fixture
 def evaluation(snapshot: dict[str, Any]) -> dict[str, Any]:
     job_uri = train(snapshot)["job_uri"]
-    return EvaluateModelOperator(task_id="evaluate", model=MODEL, job_uri=job_uri).execute({"run_id": "run-1"})
+    return run_task(EvaluateModelOperator(task_id="evaluate", model=MODEL, job_uri=job_uri)).returned()
 
 
 @pytest.fixture
 def package(evaluation: dict[str, Any]) -> dict[str, Any]:
-    return CompressModelOperator(task_id="compress", model=MODEL, evaluation=evaluation).execute({})
+    return run_task(CompressModelOperator(task_id="compress", model=MODEL, evaluation=evaluation)).returned()
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def register(package: dict[str, Any]) -> Callable[..., tuple[dict[str, Any], dic
     """Return a function that registers the package and returns what came back and the event's extra."""
 
     def run(**others: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        event = SimpleNamespace(extra={})
-        context = {"run_id": "run-1", "outlet_events": {challenger_asset(MODEL): event}}
-        operator = RegisterModelOperator(task_id="register", model=MODEL, package=package, **others)
-        return operator.execute(context), event.extra
+        result = run_task(RegisterModelOperator(task_id="register", model=MODEL, package=package, **others))
+        registered = result.returned()
+        (event,) = [event for event in result.asset_events if event.name == challenger_asset(MODEL).name]
+        return registered, event.extra
 
     return run
 
@@ -106,9 +106,9 @@ def test_the_snapshot_holds_the_window_at_pinned_versions(snapshot: dict[str, An
 
 def test_a_shorter_window_is_another_snapshot(snapshot: dict[str, Any]) -> None:
     given = {"task_id": "s", "model": MODEL, "partition": "2013-03"}
-    shorter = BuildSnapshotOperator(**given, window_partitions="1").execute({})
+    shorter = run_task(BuildSnapshotOperator(**given, window_partitions="1")).returned()
     assert shorter["partitions"] == ["2013-03"]
-    assert BuildSnapshotOperator(**given, window_partitions="").execute({}) == snapshot
+    assert run_task(BuildSnapshotOperator(**given, window_partitions="")).returned() == snapshot
 
 
 @pytest.mark.parametrize(
@@ -122,18 +122,18 @@ def test_a_shorter_window_is_another_snapshot(snapshot: dict[str, Any]) -> None:
 )
 def test_a_partition_that_may_not_train_is_refused(no_champion: None, partition: str, message: str) -> None:
     with pytest.raises(PartitionError, match=message):
-        BuildSnapshotOperator(task_id="s", model=MODEL, partition=partition).execute({})
+        run_task(BuildSnapshotOperator(task_id="s", model=MODEL, partition=partition)).returned()
 
 
 def test_a_person_may_insist_on_an_older_partition(no_champion: None) -> None:
-    found = BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-02", force="True").execute({})
+    found = run_task(BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-02", force="True")).returned()
     assert found["partitions"] == ["2013-01", "2013-02"]
 
 
 def test_a_registry_that_is_down_is_a_service_error(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", f"http://127.0.0.1:{free_port}")
     with pytest.raises(ServiceError, match=r"A retry asks again\."):
-        BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-03").execute({})
+        run_task(BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-03")).returned()
 
 
 def test_a_retry_of_a_finished_training_starts_no_process(
@@ -194,7 +194,7 @@ def test_a_version_beats_the_base_rate_and_its_verdict_is_in_the_ledger(
 def test_a_version_that_was_stopped_is_neither_packed_nor_registered(evaluation: dict[str, Any]) -> None:
     stopped = evaluation | {"may_continue": False, "reasons": ["log loss 0.7"]}
     with pytest.raises(AirflowSkipException, match=r"was stopped: log loss 0\.7"):
-        CompressModelOperator(task_id="compress", model=MODEL, evaluation=stopped).execute({})
+        run_task(CompressModelOperator(task_id="compress", model=MODEL, evaluation=stopped)).returned()
 
 
 def test_the_package_says_what_serves_and_why(package: dict[str, Any]) -> None:
@@ -229,13 +229,15 @@ def test_the_champion_is_not_announced_again_and_keeps_older_ones_out(
     set_alias(mlflow_url, model=MODEL, alias=CHAMPION, version=registered["version"])
     with pytest.raises(AirflowSkipException, match="is the champion already"):
         register()
-    older = BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-02", force=True).execute({})
+    older = run_task(BuildSnapshotOperator(task_id="s", model=MODEL, partition="2013-02", force=True)).returned()
     job_uri = train(older)["job_uri"]
-    evaluation = EvaluateModelOperator(task_id="evaluate", model=MODEL, job_uri=job_uri).execute({"run_id": "run-2"})
+    evaluation = run_task(
+        EvaluateModelOperator(task_id="evaluate", model=MODEL, job_uri=job_uri), run_id="run-2"
+    ).returned()
     assert evaluation["loss"]["champion"] is not None
     passed = evaluation | {"may_continue": True}
-    package = CompressModelOperator(task_id="compress", model=MODEL, evaluation=passed).execute({})
+    package = run_task(CompressModelOperator(task_id="compress", model=MODEL, evaluation=passed)).returned()
     given = {"task_id": "register", "model": MODEL, "package": package}
     with pytest.raises(PartitionError, match="whose window ends 2013-03; got 2013-02"):
-        RegisterModelOperator(**given).execute({})
-    assert RegisterModelOperator(**given, force="True").execute({})["window"] == ["2013-01", "2013-02"]
+        run_task(RegisterModelOperator(**given)).returned()
+    assert run_task(RegisterModelOperator(**given, force="True")).returned()["window"] == ["2013-01", "2013-02"]
