@@ -48,7 +48,7 @@ def _parse(file: str, *, bag: Any, before: set[str]) -> dict[str, Any]:
         "places": places,
         "errors": list(bag.import_errors.values()),
         "asked": asked,
-        "dags": [_dag(dag) for dag in bag.dags.values()],
+        "dags": [_dag(dag) for _, dag in sorted(bag.dags.items())],
     }
 
 
