@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from airflow.sdk import DAG
 from airflow.sdk.definitions.param import ParamsDict
 
 from include.errors import SpecError
@@ -13,25 +11,42 @@ from include.spec import MODELS_DIR, load_spec, model_names
 from include.spec.limits import DEFAULT_POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from airflow.sdk import DAG
 
     from include.spec import ModelSpec
 
 
-class _BrokenSpecs(DAG):
-    """Carries spec errors to the import-error list: Airflow bags each Dag of a file on its own and keeps the others."""
-
-    def validate(self) -> None:
-        raise SpecError(self.description)
-
-
 def build_model_dags(build: Callable[[ModelSpec], DAG], *, stage: str, models_dir: Path = MODELS_DIR) -> dict[str, DAG]:
-    """Return Dag id -> Dag for every model whose spec can be read; a Dag file puts them into its `globals()`.
+    """Return Dag id -> Dag for every model of which one can be made; a Dag file puts them into its `globals()`.
 
-    Unreadable specs become one import error of the file, which names every field that is wrong; so does a spec of which
-    no Dag can be made.
+    The others are left out without an error: Airflow stops every Dag of a file that has an import error. It is
+    `require_readable`, in a file of its own, that tells what is wrong.
     """
+    dags, _ = _try_each(build, stage=stage, models_dir=models_dir)
+    return dags
+
+
+def require_readable(builds: Mapping[str, Callable[[ModelSpec], DAG]], *, models_dir: Path = MODELS_DIR) -> None:
+    """Raise what is wrong with the models, if anything, for the list of import errors.
+
+    Args:
+        builds: Stage -> what makes its Dag.
+        models_dir: Folder of the models.
+
+    Raises:
+        SpecError: A spec cannot be read, or a stage's Dag cannot be made of it.
+    """
+    found = [
+        error for stage, build in builds.items() for error in _try_each(build, stage=stage, models_dir=models_dir)[1]
+    ]
+    if found:
+        raise SpecError("\n".join(dict.fromkeys(found)))
+
+
+def _try_each(build: Callable[[ModelSpec], DAG], *, stage: str, models_dir: Path) -> tuple[dict[str, DAG], list[str]]:
     dags: dict[str, DAG] = {}
     errors: list[str] = []
     for name in model_names(models_dir):
@@ -46,12 +61,7 @@ def build_model_dags(build: Callable[[ModelSpec], DAG], *, stage: str, models_di
             )
         else:
             dags[dag.dag_id] = _limited(dag, spec)
-    if errors:
-        dag_id = f"{stage}_broken_specs"
-        dags[dag_id] = _BrokenSpecs(
-            dag_id=dag_id, description="\n".join(errors), start_date=datetime(2013, 1, 1, tzinfo=UTC), schedule=None
-        )
-    return dags
+    return dags, errors
 
 
 def _limited(dag: DAG, spec: ModelSpec) -> DAG:

@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from include.spec import model_names
 
 ROOT = Path(__file__).parents[2]
-DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+DAG_FILES = sorted(path for path in (ROOT / "dags").glob("*.py") if path.stem != "broken_specs")  # holds no Dag
 MAX_LINES = 120
 UPKEEP = {"reconcile", "retain"}  # one Dag looks after all models
 HEADINGS = ("What", "When", "In", "Out", "If it fails")
