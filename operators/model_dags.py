@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from airflow.sdk.definitions.param import ParamsDict
@@ -11,57 +12,51 @@ from include.spec import MODELS_DIR, load_spec, model_names
 from include.spec.limits import DEFAULT_POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow.sdk import DAG
 
     from include.spec import ModelSpec
 
+_LOG = logging.getLogger(__name__)
+
 
 def build_model_dags(build: Callable[[ModelSpec], DAG], *, stage: str, models_dir: Path = MODELS_DIR) -> dict[str, DAG]:
     """Return Dag id -> Dag for every model of which one can be made; a Dag file puts them into its `globals()`.
 
-    The others are left out without an error: Airflow stops every Dag of a file that has an import error. It is
-    `require_readable`, in a file of its own, that tells what is wrong.
+    The others are left out without an import error, since Airflow stops every Dag of a file that has one: what is wrong
+    with a spec is told by `require_readable_specs`, in a file without Dags; a defect of `build` stands in the Dag
+    processor's log.
     """
-    dags, _ = _try_each(build, stage=stage, models_dir=models_dir)
-    return dags
-
-
-def require_readable(builds: Mapping[str, Callable[[ModelSpec], DAG]], *, models_dir: Path = MODELS_DIR) -> None:
-    """Raise what is wrong with the models, if anything, for the list of import errors.
-
-    Args:
-        builds: Stage -> what makes its Dag.
-        models_dir: Folder of the models.
-
-    Raises:
-        SpecError: A spec cannot be read, or a stage's Dag cannot be made of it.
-    """
-    found = [
-        error for stage, build in builds.items() for error in _try_each(build, stage=stage, models_dir=models_dir)[1]
-    ]
-    if found:
-        raise SpecError("\n".join(dict.fromkeys(found)))
-
-
-def _try_each(build: Callable[[ModelSpec], DAG], *, stage: str, models_dir: Path) -> tuple[dict[str, DAG], list[str]]:
     dags: dict[str, DAG] = {}
-    errors: list[str] = []
     for name in model_names(models_dir):
         try:
             spec = load_spec(name, models_dir)
             dag = build(spec)
-        except SpecError as error:
-            errors.append(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other models have nothing to do with it
-            errors.append(
-                f"{models_dir / name}: the Dag {stage}_{name} cannot be made: {type(error).__name__}: {error}"
-            )
+        except SpecError:
+            continue
+        except Exception:  # noqa: BLE001 - whatever it is, the other models have nothing to do with it
+            _LOG.exception("%s: the Dag %s_%s cannot be made", models_dir / name, stage, name)
         else:
             dags[dag.dag_id] = _limited(dag, spec)
-    return dags, errors
+    return dags
+
+
+def require_readable_specs(models_dir: Path = MODELS_DIR) -> None:
+    """Check every model's spec, for the list of import errors.
+
+    Raises:
+        SpecError: Some cannot be read; the message holds what is wrong with each.
+    """
+    errors = []
+    for name in model_names(models_dir):
+        try:
+            load_spec(name, models_dir)
+        except SpecError as error:
+            errors.append(str(error))
+    if errors:
+        raise SpecError("\n".join(errors))
 
 
 def _limited(dag: DAG, spec: ModelSpec) -> DAG:

@@ -27,15 +27,18 @@ def build(spec):
 
 globals().update(build_model_dags(build, stage="stage", models_dir=Path(MODELS_DIR)))
 '''
-BROKEN_FILE = (
-    DAG_FILE.replace("build_model_dags", "require_readable")
-    .replace('globals().update(require_readable(build, stage="stage", ', 'require_readable({"stage": build}, ')
-    .replace("MODELS_DIR)))", "MODELS_DIR))")
-)
+BROKEN_FILE = """
+from pathlib import Path
+from operators.model_dags import require_readable_specs
+
+require_readable_specs(Path(MODELS_DIR))
+"""
 
 
 @pytest.mark.parametrize("broken", [(), ("bad",), ("bad", "worse"), ("bad", "odd")])
-def test_other_models_keep_their_dags(broken: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_models_keep_their_dags(
+    broken: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     models = tmp_path / "models"
@@ -55,11 +58,11 @@ def test_other_models_keep_their_dags(broken: tuple[str, ...], tmp_path: Path) -
     assert set(bag.dags) == {"stage_flight_delays"}
     message = "".join(bag.import_errors.values())
     # Airflow would stop every Dag of a file with an import error, so only the file without Dags may have one.
-    assert [Path(file).name for file in bag.import_errors] == (["broken.py"] if broken else [])
+    assert [Path(file).name for file in bag.import_errors] == (["broken.py"] if "bad" in broken else [])
     for name in set(broken) - {"odd"}:
         assert f"{name}/model.yaml cannot be used; only this model's Dags are affected" in message
         assert "Did you mean 'max_epochs'" in message
-    assert ("the Dag stage_odd cannot be made: ValueError: no such zone" in message) == ("odd" in broken)
+    assert ("the Dag stage_odd cannot be made" in caplog.text) == ("odd" in broken)
 
 
 LIMITS = """
