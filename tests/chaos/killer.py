@@ -99,7 +99,7 @@ class TaskKiller(threading.Thread):
 class ServiceKiller(threading.Thread):
     """Kills a shuffled deck of services, one whenever the loop says something new; what is left of it, at the end.
 
-    So the kills are spread over the stages, however long each takes. While callers ask, the model server comes first.
+    So the kills are spread over the stages, however long each takes. While callers ask, the model server is one more.
 
     Args:
         deployment: A running deployment.
@@ -124,7 +124,8 @@ class ServiceKiller(threading.Thread):
         self._deck = self._random.sample(list(deck), len(deck))
         self._heard: set[str] = set()
         self._allowed = 0
-        self._first = ""
+        self._of_callers = random.Random(seed + 1)
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._began_s = time.monotonic()
         self._watchers: list[tuple[Kill, threading.Thread]] = []
@@ -138,7 +139,8 @@ class ServiceKiller(threading.Thread):
         if text not in self._heard:
             self._heard.add(text)
             self._allowed += 1
-            self._first = "model-server" if "callers ask" in text else ""
+            if "callers ask" in text:
+                threading.Timer(self._of_callers.uniform(0.1, 1.0), self._kill_one, [("model-server",)]).start()
 
     def finish(self) -> None:
         """Kill what is left, then wait until everything works again."""
@@ -154,10 +156,15 @@ class ServiceKiller(threading.Thread):
 
     def run(self) -> None:
         while self._deck and not self._ended.wait(self._random.uniform(*self._gap_s)):
+            if len(self._watchers) < self._allowed:
+                self._kill_one(self._deck)
+
+    def _kill_one(self, choices: Sequence[str]) -> None:
+        """Kill the first of some services that is in the deck and not down already."""
+        with self._lock:
             down = {kill.victim for kill, thread in self._watchers if thread.is_alive()}
-            in_order = [self._first, *self._deck] if self._first in self._deck else self._deck
-            victim = next((name for name in in_order if name not in down), None)
-            if len(self._watchers) < self._allowed and len(down) < MAX_AT_ONCE and victim and self._kill(victim):
+            victim = next((name for name in choices if name in self._deck and name not in down), None)
+            if victim and len(down) < MAX_AT_ONCE and self._kill(victim):
                 self._deck.remove(victim)
 
     def _kill(self, victim: str) -> bool:
