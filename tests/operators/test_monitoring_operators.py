@@ -122,6 +122,7 @@ class TestMeasureDrift:
             "champion": None,
             "versions": {},
             "prediction_psi": None,
+            "label_psi": None,
             "drifted_inputs": [],
             "expected_gain": None,
         }

@@ -218,7 +218,7 @@ def test_an_impossible_share_changes_nothing(rollout_world: RolloutWorld, champi
 def test_a_run_without_a_partition_key_is_refused(rollout_world: RolloutWorld) -> None:
     rollout_world.register()
     operator = DeployModelOperator(task_id="deploy", model=MODEL, partition="None")
-    with pytest.raises(PartitionError, match="allowed: YYYY-MM from 2013-01 to 2013-12"):
+    with pytest.raises(PartitionError, match="allowed: each month, such as 2013-01, from 2013-01 to 2013-12"):
         operator.execute(context=context())
 
 

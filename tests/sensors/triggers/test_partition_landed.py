@@ -41,7 +41,7 @@ def test_a_partition_that_the_source_lacks_resumes_the_task_with_the_reason(part
     event = asyncio.run(first_event(trigger(partition)))
     assert not isinstance(event, TaskSuccessEvent)
     assert event.payload["error"] == "PartitionError"
-    assert "allowed: YYYY-MM from 2013-01 to 2013-12" in event.payload["message"]
+    assert "allowed: each month, such as 2013-01, from 2013-01 to 2013-12" in event.payload["message"]
 
 
 def test_a_connection_that_names_no_storage_resumes_the_task_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
