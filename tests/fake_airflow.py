@@ -82,9 +82,12 @@ class FakeAirflow:
             self.num_logins += 1
             return 201, {"access_token": str(self.num_logins)}
         if path.removeprefix("dags/") in self.paused:
+            self.paused[path.removeprefix("dags/")] = body.get("is_paused", self.paused[path.removeprefix("dags/")])
             return 200, {"is_paused": self.paused[path.removeprefix("dags/")], "is_stale": False}
         if path == "dags":
             return 200, {"dags": [{"dag_id": dag, "is_paused": paused} for dag, paused in self.paused.items()]}
+        if path == "importErrors":
+            return 200, {"import_errors": []}
         if path == "assets":
             return 200, {"assets": [{"id": number, "name": name} for number, name in enumerate(self.events)]}
         if path == "assets/events":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,7 +13,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from include.errors import SetupError
+from include.errors import SetupError, SpecError
 from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import REPO, Home
@@ -20,6 +21,7 @@ from include.runtime.pools import ensure_pools
 from include.runtime.secrets import load_secrets
 from include.runtime.services import LOOPBACK, Deployment, Ports
 from include.runtime.state import SUPERVISOR, forget_state, read_state
+from include.spec import load_spec, model_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -132,12 +134,24 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
         unpaused = home.root / "unpaused.json"
         known = json.loads(unpaused.read_text()) if unpaused.exists() else []
         stages = STAGES if models is not None else (*STAGES, *UPKEEP)
-        known = api.unpause_in_order(stages, timeout_s=READY_TIMEOUT_S, known=known, models=models)
+        known = api.unpause_in_order(
+            stages, timeout_s=READY_TIMEOUT_S, known=known, models=models, expected=_expected_dags(models)
+        )
         unpaused.write_text(json.dumps(known))
     except BaseException:
         if not running.keys() - {processes.DATABASE}:  # a deployment that ran already runs on, and is tried for further
             _stop(home, say=say)
         raise
+
+
+def _expected_dags(models: Collection[str] | None) -> list[str]:
+    """Return the Dags of the models whose spec can be read: a folder that was just added has none for half a minute."""
+    found = []
+    for name in model_names() if models is None else models:
+        with contextlib.suppress(SpecError):
+            load_spec(name)
+            found += [f"{stage}_{name}" for stage in STAGES]
+    return found
 
 
 def _start_supervisor(home: Home) -> None:
