@@ -41,6 +41,7 @@ class ModelStatus:
         champion: The version that serves.
         canary: The version beside it; None without a rollout, or if the model server is silent.
         decision: The newest decision on whether to train.
+        outcome: Why no version came of it, if a training was decided and none did; else empty.
         features_at: When the newest partition was materialized.
         silent: What did not answer.
     """
@@ -51,6 +52,7 @@ class ModelStatus:
     champion: "Champion | None"
     canary: Canary | None
     decision: "PastDecision | None"
+    outcome: str
     features_at: datetime | None
     silent: tuple[str, ...]
 
@@ -102,9 +104,17 @@ def summarize(facts: "Facts") -> ModelStatus:
         champion=facts.champion,
         canary=canary,
         decision=facts.decision,
+        outcome=_outcome(facts),
         features_at=max(features_at, default=None),
         silent=facts.silent,
     )
+
+
+def _outcome(facts: "Facts") -> str:
+    decided = facts.decision
+    if decided is None or decided.verdict not in ("bootstrap", "retrain"):
+        return ""
+    return next((part.note for part in facts.progress.partitions if part.partition == decided.partition), "")
 
 
 def is_running(told: "SupervisorState | None") -> bool:
@@ -134,10 +144,11 @@ def _process_row(state: "ProcessState") -> tuple[str, ...]:
 
 def _model_rows(found: ModelStatus, *, now: datetime) -> list[tuple[str, ...]]:
     decided = found.decision
+    outcome = f"; {found.outcome}" if found.outcome else ""
     return [
         (found.model, "newest", _stages(found.newest)),
         ("", "serves", _serving(found, now=now)),
-        ("", "decided", f"{decided.partition} {decided.verdict}: {decided.reason}" if decided else "-"),
+        ("", "decided", f"{decided.partition} {decided.verdict}: {decided.reason}{outcome}" if decided else "-"),
         ("", "features", f"materialized {age(found.features_at, now=now)} ago" if found.features_at else "-"),
     ]
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CLOCK_SKEW = timedelta(seconds=2)
 """By how much the clocks of the lake, the ledger, the registry and Airflow's database may differ."""
 
+_NO_VERSION = "no version came of the training: the task `evaluate` of its run says which gate stopped it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -146,10 +148,10 @@ def _until_decided(part: PartitionFacts, found: Walk, *, basis: datetime) -> Dec
 def _until_trained(facts: ModelFacts, part: PartitionFacts, found: Walk, *, decision: DecisionFact) -> None:
     run = _since(part.runs.get("train"), decision.at)
     if found.reached.get(Stage.CLOSED):
-        found.note = "no version came of the training"
+        found.note = _NO_VERSION
     elif run is not None and run.state == "success":
         found.reached[Stage.CLOSED] = run.ended_at or run.queued_at
-        found.note = "a gate stopped the version"
+        found.note = _NO_VERSION
     elif run is None and facts.newest_published is not None and facts.newest_published > part.key:
         found.reached[Stage.CLOSED] = decision.at
         found.note = f"superseded: only the newest partition may train, {facts.newest_published}"

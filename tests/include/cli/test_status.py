@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from include.cli.app import app
 from include.cli.status import is_running, summarize
-from include.plan.facts import Champion, Facts
+from include.plan.facts import Champion, Facts, PastDecision
 from include.progress.state import ModelProgress, PartitionProgress, Stage
 from include.rollout.decision import RolloutState
 from include.rollout.ledger import Ledger
@@ -79,6 +79,15 @@ def test_the_newest_partition_is_told_by_stage() -> None:
     assert found.canary is not None
     assert (found.canary.version, found.canary.role, found.canary.share_pct) == ("2", "canary", 10.0)
     assert (found.champion, found.features_at) == (champion, NOW)
+
+
+@pytest.mark.parametrize(("verdict", "outcome"), [("bootstrap", "a gate"), ("retrain", "a gate"), ("keep", "")])
+def test_a_decided_training_without_a_version_says_why(verdict: str, outcome: str) -> None:
+    part = PartitionProgress(model=SPEC.name, partition="2013-07", reached={Stage.CLOSED: NOW}, note="a gate")
+    known = ModelProgress(model=SPEC.name, partitions=(progress("2013-06"), part))
+    decision = PastDecision(partition="2013-07", verdict=verdict, reason="why", at=NOW)
+
+    assert summarize(Facts(spec=SPEC, progress=known, decision=decision)).outcome == outcome
 
 
 @pytest.mark.parametrize(
