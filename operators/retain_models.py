@@ -2,26 +2,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
-from include.spec import model_names
 from operators.hooks.airflow_api import AirflowApiHook
-from operators.hooks.lake import LakeHook
-from operators.hooks.ledger import LedgerHook
 from operators.hooks.mlflow import MlflowHook
 from operators.hooks.model_server import ModelServerHook
+from operators.upkeep_operator import UpkeepOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airflow.sdk import Context
 
     from include.retention.passes import Keeper
 
 
-class RetainModelsOperator(BaseOperator):
+class RetainModelsOperator(UpkeepOperator):
     """Removes what is older than `retention` in model.yaml allows and what nothing needs any more.
 
     Never removed: what an alias, a lock file, the ledger's champions, a loaded or routed version, a training that runs
@@ -45,35 +39,12 @@ class RetainModelsOperator(BaseOperator):
         ServiceError: Airflow's REST API does not answer.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("model", "dry_run")
-
-    def __init__(
-        self,
-        *,
-        model: str = "",
-        dry_run: bool | str = False,
-        lake_conn_id: str = LakeHook.default_conn_name,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
-        mlflow_conn_id: str = MlflowHook.default_conn_name,
-        model_server_conn_id: str = ModelServerHook.default_conn_name,
-        airflow_api_conn_id: str = AirflowApiHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.dry_run = dry_run
-        self.lake_conn_id = lake_conn_id
-        self.ledger_conn_id = ledger_conn_id
-        self.mlflow_conn_id = mlflow_conn_id
-        self.model_server_conn_id = model_server_conn_id
-        self.airflow_api_conn_id = airflow_api_conn_id
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Pass over the models; what comes back is small and JSON."""
         found = self._keeper(str(context.get("run_id", "by-hand"))).run(
-            [self.model] if self.model else model_names(),
+            self.models(),
             now=datetime.now(UTC),
-            is_dry=str(self.dry_run) == "True",
+            is_dry=self.is_dry,
         )
         for line in found.lines():
             self.log.info("%s", line)
@@ -82,24 +53,18 @@ class RetainModelsOperator(BaseOperator):
     def _keeper(self, run_id: str) -> Keeper:
         from airflow.sdk.configuration import conf
 
-        from include.progress.read import Sources
         from include.retention.passes import Keeper
         from include.retention.read import Servers
 
-        tracking_uri = MlflowHook(self.mlflow_conn_id).get_conn()
-        server = ModelServerHook(self.model_server_conn_id).get_conn()
-        airflow = AirflowApiHook(self.airflow_api_conn_id).get_conn()
         # Logs in an object store are for its own lifecycle rules.
         is_remote = conf.getboolean("logging", "remote_logging", fallback=False)
         return Keeper(
-            sources=Sources(
-                storage=LakeHook(self.lake_conn_id).get_conn(),
-                ledger=LedgerHook(self.ledger_conn_id).get_conn(),
-                tracking_uri=tracking_uri,
-                server=server,
-                airflow=airflow,
+            sources=self.sources(),
+            servers=Servers(
+                tracking_uri=MlflowHook(self.mlflow_conn_id).get_conn(),
+                server=ModelServerHook(self.model_server_conn_id).get_conn(),
+                airflow=AirflowApiHook(self.airflow_api_conn_id).get_conn(),
             ),
-            servers=Servers(tracking_uri=tracking_uri, server=server, airflow=airflow),
             actor=f"{self.dag_id}:{run_id}",
             key=run_id,
             logs=None if is_remote else Path(conf.get("logging", "base_log_folder")),

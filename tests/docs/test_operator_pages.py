@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages" / "operators"
-BASES = {"PartitionOperator", "RolloutOperator"}  # extended, never used by themselves: the index shows them
+BASES = {
+    "PartitionOperator",
+    "RolloutOperator",
+    "UpkeepOperator",
+}  # extended, never used by themselves: the index shows them
 BEFORE = {"job_uri": "jobs/1/job.json", "may_continue": True, "package_uri": "packages/1"}
 """What the tasks before the one shown have returned, as far as it looks."""
 
