@@ -1,0 +1,145 @@
+"""What can end a training, and what follows from each: who is at fault, and what the next try will do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from include.errors import BadInputError, ServiceError, SetupError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.errors import TradewindError
+
+
+class FailureKind(StrEnum):
+    """What ended a training, by what follows from it."""
+
+    USER_ERROR = "user_error"
+    BAD_DATA = "bad_data"
+    OUT_OF_MEMORY = "out_of_memory"
+    IMAGE = "image"
+    QUOTA = "quota"
+    UNSCHEDULABLE = "unschedulable"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node_lost"
+    VANISHED = "vanished"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    API_UNREACHABLE = "api_unreachable"
+    PREFLIGHT = "preflight"
+    INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
+
+
+INFRASTRUCTURE = frozenset(
+    {
+        FailureKind.PREEMPTED,
+        FailureKind.NODE_LOST,
+        FailureKind.VANISHED,
+        FailureKind.API_UNREACHABLE,
+        FailureKind.PREFLIGHT,
+        FailureKind.INTERRUPTED,
+    }
+)
+"""Machines did it: tried again without using up the user's retries."""
+
+NEEDS_A_PERSON = frozenset(
+    {
+        FailureKind.USER_ERROR,
+        FailureKind.BAD_DATA,
+        FailureKind.OUT_OF_MEMORY,
+        FailureKind.IMAGE,
+        FailureKind.QUOTA,
+        FailureKind.UNSCHEDULABLE,
+        FailureKind.CANCELLED,
+    }
+)
+"""The next try would end the same, or was not wanted."""
+
+_MEANS = {
+    FailureKind.USER_ERROR: "the trainer refused it or crashed in the model's code",
+    FailureKind.BAD_DATA: "its data cannot be used",
+    FailureKind.OUT_OF_MEMORY: "more memory or disk was used than the profile allows",
+    FailureKind.IMAGE: "the container cannot be started from its image",
+    FailureKind.QUOTA: "a quota leaves no room for it",
+    FailureKind.UNSCHEDULABLE: "no node takes it",
+    FailureKind.PREEMPTED: "the cluster took its node away",
+    FailureKind.NODE_LOST: "its node was lost",
+    FailureKind.VANISHED: "it was deleted from outside",
+    FailureKind.DEADLINE: "it took longer than its deadline",
+    FailureKind.CANCELLED: "it was stopped on request",
+    FailureKind.API_UNREACHABLE: "Kubernetes' API did not answer, so it may still run",
+    FailureKind.PREFLIGHT: "the node is not fit to train",
+    FailureKind.INTERRUPTED: "it was interrupted from outside",
+    FailureKind.UNKNOWN: "it ended without a whole result and without a known reason",
+}
+
+_REMEDY = {
+    FailureKind.BAD_DATA: "Mend the data, then clear the task.",
+    FailureKind.OUT_OF_MEMORY: "Name a larger profile in training.profile, or a smaller batch_size.",
+    FailureKind.IMAGE: "Mend the image or the Secret of the profile, then clear the task.",
+    FailureKind.QUOTA: "Free or raise the quota, or raise pending_s of the profile; then clear the task.",
+    FailureKind.UNSCHEDULABLE: "Add such a node, or change the profile; then clear the task.",
+    FailureKind.CANCELLED: "Clear the task to go on.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What ended a training, and the words of the machines that say so.
+
+    Attributes:
+        kind: What it was.
+        evidence: Exit code, conditions, states and events, one a line, none of them secret.
+    """
+
+    kind: FailureKind
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """Whether machines did it; such a failure does not use up the user's retries."""
+        return self.kind in INFRASTRUCTURE
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether another try would end the same."""
+        return self.kind in NEEDS_A_PERSON
+
+    def message(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> str:
+        """Return what happened, where the checkpoint is, and what the next try will do.
+
+        Args:
+            subject: Names the training, such as `training job 2013-03-ab12`.
+            checkpoint: URI of the newest complete checkpoint; None: there is none.
+            next_try: What comes next, a sentence; by default what the kind says.
+        """
+        seen = f" ({'; '.join(self.evidence)})" if self.evidence else ""
+        state = f"The newest checkpoint is {checkpoint}." if checkpoint else "No checkpoint was saved."
+        then = next_try or self._next_try(checkpoint)
+        return f"{subject} must leave a whole result; got {self.kind}: {_MEANS[self.kind]}{seen}. {state} {then}"
+
+    def error(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> TradewindError:
+        """Return the error whose class says what can be done; Airflow's retry policy reads the class."""
+        return _ERRORS.get(self.kind, TrainingError)(self.message(subject, checkpoint=checkpoint, next_try=next_try))
+
+    def _next_try(self, checkpoint: str | None) -> str:
+        if self.needs_a_person:
+            return f"No retry follows. {_REMEDY.get(self.kind, 'Mend the cause, then clear the task.')}"
+        if self.kind is FailureKind.API_UNREACHABLE:
+            return "The next try looks for it first and goes on with it if it is there."
+        return "The next try continues there." if checkpoint else "The next try starts from the beginning."
+
+
+_ERRORS: Mapping[FailureKind, type[TradewindError]] = {
+    FailureKind.USER_ERROR: BadInputError,
+    FailureKind.BAD_DATA: BadInputError,
+    FailureKind.OUT_OF_MEMORY: SetupError,
+    FailureKind.IMAGE: SetupError,
+    FailureKind.QUOTA: SetupError,
+    FailureKind.UNSCHEDULABLE: SetupError,
+    FailureKind.API_UNREACHABLE: ServiceError,
+}

@@ -1,0 +1,208 @@
+"""What a pod's status and the events about it say: phases, conditions, container states, exit codes.
+
+All comes as Kubernetes' API writes it (camelCase dictionaries), so neither a client nor a server is needed. Source: the
+pages "Pod Lifecycle" and "Disruptions" of Kubernetes' documentation; the reasons are those that the kubelet, the
+scheduler and the taint manager write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from include.training.failure_kinds import Failure, FailureKind
+
+Seen = Mapping[str, Any]
+"""A pod or an event, as Kubernetes' API writes it."""
+
+_REFUSED = (64, 65)
+"""The trainer's own word about the job and its data holds whatever happened around it."""
+
+_BY_CODE = {
+    1: FailureKind.USER_ERROR,
+    2: FailureKind.USER_ERROR,
+    64: FailureKind.USER_ERROR,
+    65: FailureKind.BAD_DATA,
+    66: FailureKind.PREFLIGHT,
+    75: FailureKind.INTERRUPTED,
+    126: FailureKind.IMAGE,
+    127: FailureKind.IMAGE,
+    128: FailureKind.IMAGE,
+    137: FailureKind.INTERRUPTED,
+    143: FailureKind.INTERRUPTED,
+    -9: FailureKind.INTERRUPTED,
+    -15: FailureKind.INTERRUPTED,
+}
+
+_BY_DISRUPTION = {
+    "PreemptionByScheduler": FailureKind.PREEMPTED,
+    "EvictionByEvictionAPI": FailureKind.PREEMPTED,
+    "TerminationByKubelet": FailureKind.PREEMPTED,
+    "DeletionByTaintManager": FailureKind.NODE_LOST,
+    "DeletionByPodGC": FailureKind.NODE_LOST,
+}
+
+_BY_REASON = {
+    "Evicted": FailureKind.PREEMPTED,
+    "Preempting": FailureKind.PREEMPTED,
+    "Shutdown": FailureKind.PREEMPTED,
+    "NodeShutdown": FailureKind.PREEMPTED,
+    "Terminated": FailureKind.PREEMPTED,
+    "NodeLost": FailureKind.NODE_LOST,
+    "DeadlineExceeded": FailureKind.DEADLINE,
+    "UnexpectedAdmissionError": FailureKind.PREFLIGHT,
+    "NodeAffinity": FailureKind.PREFLIGHT,
+    "TopologyAffinityError": FailureKind.PREFLIGHT,
+}
+
+_BY_CONTAINER = {
+    "OOMKilled": FailureKind.OUT_OF_MEMORY,
+    "ContainerStatusUnknown": FailureKind.NODE_LOST,
+    "StartError": FailureKind.IMAGE,
+    "ContainerCannotRun": FailureKind.IMAGE,
+    "RunContainerError": FailureKind.IMAGE,
+    "ErrImagePull": FailureKind.IMAGE,
+    "ImagePullBackOff": FailureKind.IMAGE,
+    "InvalidImageName": FailureKind.IMAGE,
+    "ErrImageNeverPull": FailureKind.IMAGE,
+    "ImageInspectError": FailureKind.IMAGE,
+    "CreateContainerError": FailureKind.IMAGE,
+    "CreateContainerConfigError": FailureKind.IMAGE,
+}
+
+_BY_EVENT = {
+    "Preempted": FailureKind.PREEMPTED,
+    "Evicted": FailureKind.PREEMPTED,
+    "TaintManagerEviction": FailureKind.NODE_LOST,
+    "NodeNotReady": FailureKind.NODE_LOST,
+    "FailedScheduling": FailureKind.UNSCHEDULABLE,
+    "FailedCreate": FailureKind.QUOTA,
+}
+
+_OVER_ITS_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeds its limit", "exceeded its local")
+
+
+def classify_pod(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
+    """Return what ended one pod; None if it succeeded or nothing speaks against it."""
+    if phase(pod) == "Succeeded":
+        return None
+    code = exit_code(pod)
+    refused = by_exit_code(code) if code in _REFUSED else None
+    return (
+        refused
+        or _by_disruption(pod)
+        or _by_reason(pod)
+        or _by_container(pod)
+        or why_pending(pod, events)
+        or (Failure(kind=FailureKind.UNKNOWN, evidence=_of_status(pod)) if phase(pod) == "Failed" else None)
+    )
+
+
+def phase(pod: Seen) -> str:
+    """Return the pod's phase; `Unknown` if it has none."""
+    return str(_status(pod).get("phase") or "Unknown")
+
+
+def exit_code(pod: Seen) -> int | None:
+    """Return the exit code of the container that failed first, else 0 if all ended; None while one goes on."""
+    states = [container.get("state", {}).get("terminated") for container in _containers(pod)]
+    if not states or None in states:
+        failed = [state for state in states if state and state.get("exitCode")]
+        return int(failed[0]["exitCode"]) if failed else None
+    return next((int(state["exitCode"]) for state in states if state.get("exitCode")), 0)
+
+
+def why_pending(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
+    """Return why a pod does not run yet, in the words of scheduler, kubelet or quota; None: nothing is wrong so far."""
+    if phase(pod) not in ("Pending", "Unknown"):
+        return None
+    waiting = [container.get("state", {}).get("waiting") or {} for container in _containers(pod)]
+    for state in waiting:
+        kind = _BY_CONTAINER.get(str(state.get("reason")))
+        if kind is not None:
+            return Failure(kind=kind, evidence=(_sentence(state),))
+    scheduled = _condition(pod, "PodScheduled")
+    if scheduled and scheduled.get("status") == "False":
+        gated = scheduled.get("reason") == "SchedulingGated"
+        return Failure(kind=FailureKind.QUOTA if gated else FailureKind.UNSCHEDULABLE, evidence=(_sentence(scheduled),))
+    return by_events(events, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
+
+
+def by_exit_code(code: int, *, said: Sequence[str] = ()) -> Failure | None:
+    """Return what an exit code says, None for 0; negative: the signal that ended a child process."""
+    if code == 0:
+        return None
+    kind = _BY_CODE.get(code, FailureKind.UNKNOWN)
+    return Failure(kind=kind, evidence=(f"exit code {code}", *said[-5:]))
+
+
+def _by_disruption(pod: Seen) -> Failure | None:
+    found = _condition(pod, "DisruptionTarget")
+    if not found or found.get("status") != "True":
+        return None
+    kind = _BY_DISRUPTION.get(str(found.get("reason")), FailureKind.PREEMPTED)
+    return Failure(kind=kind, evidence=(f"DisruptionTarget: {_sentence(found)}", *_of_exit(pod)))
+
+
+def _by_reason(pod: Seen) -> Failure | None:
+    status = _status(pod)
+    reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
+    if reason == "Evicted" and any(words in message for words in _OVER_ITS_LIMIT):
+        return Failure(kind=FailureKind.OUT_OF_MEMORY, evidence=_of_status(pod))
+    kind = FailureKind.PREFLIGHT if reason.startswith("OutOf") else _BY_REASON.get(reason)
+    return Failure(kind=kind, evidence=(*_of_status(pod), *_of_exit(pod))) if kind else None
+
+
+def _by_container(pod: Seen) -> Failure | None:
+    for container in _containers(pod):
+        ended = container.get("state", {}).get("terminated")
+        if not ended or not ended.get("exitCode"):
+            continue
+        by_code = by_exit_code(int(ended["exitCode"]))
+        kind = _BY_CONTAINER.get(str(ended.get("reason"))) or (by_code.kind if by_code else FailureKind.UNKNOWN)
+        return Failure(kind=kind, evidence=_of_exit(pod))
+    return None
+
+
+def by_events(events: Sequence[Seen], kinds: Collection[FailureKind]) -> Failure | None:
+    """Return what the newest event that speaks of one of these kinds says."""
+    for event in reversed(events):
+        reason, message = str(event.get("reason") or ""), str(event.get("message") or "")
+        kind = FailureKind.QUOTA if "exceeded quota" in message else _BY_EVENT.get(reason)
+        if kind is not None and kind in kinds:
+            return Failure(kind=kind, evidence=(_sentence(event),))
+    return None
+
+
+def _status(pod: Seen) -> Seen:
+    status = pod.get("status")
+    return status if isinstance(status, Mapping) else {}
+
+
+def _containers(pod: Seen) -> Sequence[Seen]:
+    status = _status(pod)
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _condition(pod: Seen, kind: str) -> Seen | None:
+    return next((found for found in _status(pod).get("conditions") or () if found.get("type") == kind), None)
+
+
+def _sentence(found: Seen) -> str:
+    """Return a reason and its message as one line."""
+    return ": ".join(str(found[key]) for key in ("reason", "message") if found.get(key))
+
+
+def _of_status(pod: Seen) -> tuple[str, ...]:
+    words = _sentence(_status(pod))
+    return (words,) if words else (f"phase {phase(pod)}",)
+
+
+def _of_exit(pod: Seen) -> tuple[str, ...]:
+    """Return how the containers ended; a termination message is the trainer's own, the first of its lines are kept."""
+    lines = []
+    for container in _containers(pod):
+        ended = container.get("state", {}).get("terminated")
+        if ended and ended.get("exitCode"):
+            lines.append(f"exit code {ended['exitCode']}, {_sentence(ended)}".rstrip(", "))
+    return tuple(lines)

@@ -1,0 +1,87 @@
+"""What remote work is called: one name for a task instance over all of its tries, so that two can never exist at once.
+
+Kubernetes holds a name unique in its namespace: whoever asks for the same work a second time finds the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+MANAGED = {"app.kubernetes.io/managed-by": "tradewind", "app.kubernetes.io/component": "training"}
+"""Labels of all remote work, by which the janitor finds it."""
+
+_NAME_CHARS = 63
+"""A Job's pods and a headless Service carry the name as a label, whose limit this is."""
+_SUFFIX_CHARS = 10
+"""Left free for what an indexed Job adds to the names of its pods (`-<index>-<5 characters>`)."""
+_HASH_CHARS = 12
+_LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKey:
+    """One task instance, whatever its try.
+
+    Attributes:
+        dag_id: Its Dag.
+        run_id: Its Dag run.
+        task_id: The task.
+        map_index: Of a mapped task; -1: not mapped.
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+    @property
+    def hash(self) -> str:
+        """Start of a hash over all of it."""
+        joined = "\0".join((self.dag_id, self.run_id, self.task_id, str(self.map_index)))
+        return hashlib.sha256(joined.encode()).hexdigest()[:_HASH_CHARS]
+
+
+def remote_name(model: str, key: TaskKey) -> str:
+    """Return the name of a task instance's remote work, a DNS label.
+
+    >>> remote_name("flight_delays", TaskKey(dag_id="train", run_id="manual__1", task_id="train"))
+    'train-flight-delays-78aa1c86d013'
+    """
+    longest = _NAME_CHARS - _SUFFIX_CHARS - len("train--") - _HASH_CHARS
+    stem = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:longest].rstrip("-")
+    return f"train-{stem}-{key.hash}"
+
+
+def remote_labels(model: str, key: TaskKey, *, job_key: str) -> dict[str, str]:
+    """Return the labels of a task instance's remote work; values that are no label's are hashed.
+
+    Args:
+        model: The model.
+        key: The task instance.
+        job_key: Key of the job that it trains.
+    """
+    return MANAGED | {
+        "tradewind/model": label_value(model),
+        "tradewind/dag": label_value(key.dag_id),
+        "tradewind/run": label_value(key.run_id),
+        "tradewind/task": label_value(key.task_id),
+        "tradewind/map-index": label_value(str(key.map_index)) if key.map_index >= 0 else "none",
+        "tradewind/job": label_value(job_key),
+    }
+
+
+def label_value(text: str) -> str:
+    """Return text as a label's value: itself if it may be one, else its start and a hash.
+
+    >>> label_value("2013-03-ab12")
+    '2013-03-ab12'
+    >>> label_value("manual__2013-03-01T00:00:00+00:00")
+    'manual__2013-03-01T00-00-00-00-00-1d7dd4457e24'
+    """
+    if _LABEL.match(text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARS]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[: _NAME_CHARS - _HASH_CHARS - 1].strip("-._")
+    return f"{stem}-{digest}" if stem else digest
