@@ -62,7 +62,8 @@ def fit(
         SpecError: The model has no network.
     """
     torch.set_num_threads(NUM_THREADS)
-    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
+    # Not use_deterministic_algorithms(): it does the same, and imports torch's compiler first, 1 to 3 s.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     loop = _Loop(job, rows)
     found = checkpoints.load_newest(device="cpu")
     if found:
