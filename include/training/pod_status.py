@@ -24,6 +24,8 @@ _BY_CODE = {
     64: FailureKind.USER_ERROR,
     65: FailureKind.BAD_DATA,
     66: FailureKind.PREFLIGHT,
+    69: FailureKind.PREFLIGHT,  # the storage does not answer
+    71: FailureKind.OUT_OF_MEMORY,
     75: FailureKind.INTERRUPTED,
     126: FailureKind.IMAGE,
     127: FailureKind.IMAGE,
