@@ -17,6 +17,8 @@ from pathlib import Path
 
 UV = "uv==0.13.8"
 MIN_FREE_GIB = 6
+_AS_LOCKED = ("--constraint", "requirements.txt")
+_LOCKS = {"requirements": (), "requirements-train": _AS_LOCKED, "requirements-dev": _AS_LOCKED}
 _TORCH = re.compile(r"(?m)^(torch==[0-9.]+)(\+\w+)?$")
 # pip option -> uv's variable; uv takes lists separated by spaces (indexes) or commas (find-links).
 _UV_VARIABLES = {
@@ -53,13 +55,13 @@ def install(locks: list[str]) -> int:
 
 
 def lock() -> int:
-    """Compile requirements.in and requirements-dev.in into requirements.txt and requirements-dev.txt."""
+    """Compile each .in file into its .txt: requirements.txt first, whose versions hold for the others."""
     options = ("--python-version", "3.11", "--no-emit-find-links", "--no-emit-index-url", "--quiet")
-    for stem in ("requirements", "requirements-dev"):
+    for stem, constraints in _LOCKS.items():
         # uv prefers what the old lock names, and there that is not the machine's own build of torch.
         path = Path(f"{stem}.txt")
         path.write_text(_TORCH.sub("", path.read_text()) if path.exists() else "")
-        if code := _uv("pip", "compile", *options, f"{stem}.in", "-o", f"{stem}.txt"):
+        if code := _uv("pip", "compile", *options, *constraints, f"{stem}.in", "-o", f"{stem}.txt"):
             return code
         # The build of torch (CPU or CUDA) is the machine's choice, so its local version is not locked.
         path.write_text(_TORCH.sub(r"\1", path.read_text()))
