@@ -64,6 +64,11 @@ class Checkpoints:
                 return dict(torch.load(BytesIO(content), map_location=device, weights_only=True))
         return None
 
+    def newest_uri(self) -> str | None:
+        """Return where the newest checkpoint lies, None if there is none; its bytes are not read."""
+        index = self._index()
+        return f"{self.uri}/{index[0]['file']}" if index else None
+
     def _index(self) -> list[dict[str, str]]:
         """Return file and digest of each checkpoint, newest first."""
         try:
