@@ -14,11 +14,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 UV = "uv==0.13.8"
 MIN_FREE_GIB = 6
 _AS_LOCKED = ("--constraint", "requirements.txt")
-_LOCKS = {"requirements": (), "requirements-train": _AS_LOCKED, "requirements-dev": _AS_LOCKED}
+_CUDA_LOCK = "requirements-train-cuda.txt"
+_LOCKS = {  # each lock and what it is compiled from, in this order
+    "requirements.txt": ("requirements.in",),
+    "requirements-train.txt": ("requirements-train.in", *_AS_LOCKED),
+    _CUDA_LOCK: ("requirements-train.in", *_AS_LOCKED),
+    "requirements-dev.txt": ("requirements-dev.in", *_AS_LOCKED),
+}
 _TORCH = re.compile(r"(?m)^(torch==[0-9.]+)(\+\w+)?$")
 # pip option -> uv's variable; uv takes lists separated by spaces (indexes) or commas (find-links).
 _UV_VARIABLES = {
@@ -55,25 +65,28 @@ def install(locks: list[str]) -> int:
 
 
 def lock() -> int:
-    """Compile each .in file into its .txt: requirements.txt first, whose versions hold for the others."""
+    """Compile the .in files into the locks: requirements.txt first, whose versions hold for the others."""
     options = ("--python-version", "3.11", "--no-emit-find-links", "--no-emit-index-url", "--quiet")
-    for stem, constraints in _LOCKS.items():
+    for name, sources in _LOCKS.items():
         # uv prefers what the old lock names, and there that is not the machine's own build of torch.
-        path = Path(f"{stem}.txt")
+        path = Path(name)
         path.write_text(_TORCH.sub("", path.read_text()) if path.exists() else "")
-        if code := _uv("pip", "compile", *options, *constraints, f"{stem}.in", "-o", f"{stem}.txt"):
+        # The package index has torch's CUDA build, and with it NVIDIA's libraries; the machine's own files may not.
+        ignored = {"UV_FIND_LINKS"} if name == _CUDA_LOCK else set()
+        if code := _uv("pip", "compile", *options, *sources, "-o", name, ignored=ignored):
             return code
         # The build of torch (CPU or CUDA) is the machine's choice, so its local version is not locked.
         path.write_text(_TORCH.sub(r"\1", path.read_text()))
     return 0
 
 
-def _uv(*arguments: str) -> int:
+def _uv(*arguments: str, ignored: Collection[str] = ()) -> int:
     pip = [sys.executable, "-m", "pip"]
     if not Path(sys.prefix, "bin", "uv").exists():
         subprocess.run([*pip, "install", "--quiet", "--disable-pip-version-check", UV], check=True)
     uv = [sys.executable, "-m", "uv"]
-    return subprocess.run([*uv, *arguments], check=False, env=_uv_environment(pip)).returncode
+    env = {name: value for name, value in _uv_environment(pip).items() if name not in ignored}
+    return subprocess.run([*uv, *arguments], check=False, env=env).returncode
 
 
 def _problem(environment: Path) -> str | None:

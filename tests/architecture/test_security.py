@@ -80,7 +80,7 @@ def test_the_check_finds_what_it_is_for(wrong: str) -> None:
     assert list(problems(ast.parse(wrong)))
 
 
-@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-train.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("requirements*.txt")))
 def test_every_package_is_pinned(lock: str) -> None:
     lines = [line for line in (ROOT / lock).read_text().splitlines() if line and not line.startswith((" ", "#"))]
     assert len(lines) > 25
@@ -89,7 +89,7 @@ def test_every_package_is_pinned(lock: str) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("stem", ["requirements", "requirements-train", "requirements-dev"])
+@pytest.mark.parametrize("stem", sorted(path.stem for path in ROOT.glob("requirements*.in")))
 def test_every_direct_requirement_is_in_its_lock(stem: str) -> None:
     wanted = {
         re.split(r"[\[<>=;! ]", line, maxsplit=1)[0].lower().replace("_", "-")
