@@ -191,7 +191,7 @@ def _train(spec: ModelSpec, *, partitions: tuple[str, ...], storage: Storage) ->
         params={"max_epochs": 1, "batch_size": _BATCH_ROWS},
     )
     rows = load_rows(job, storage=storage)
-    checkpoints = Checkpoints(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage)
+    checkpoints = Checkpoints.of_job(job, storage=storage)
     fitted = fit(job, rows, checkpoints=checkpoints, should_stop=lambda: False, say=lambda _line: None)
     return fitted.epochs[0].validation_loss, _export(spec, rows=rows, network=fitted.network)
 

@@ -92,6 +92,24 @@ def holds_files(storage: Storage) -> bool:
     return bool(found and found["KeyCount"])
 
 
+def list_files(uri: str, *, storage: Storage) -> list[str]:
+    """Return the paths of all files below a folder, relative to it and in order; none if there is no such folder.
+
+    Raises:
+        ServiceError: The object store does not answer.
+    """
+    if storage.is_local:
+        return sorted(path.relative_to(uri).as_posix() for path in Path(uri).rglob("*") if path.is_file())
+    folder = f"{uri}/".partition("://")[2].partition("/")[2]
+    keys: list[str] = []
+    while True:
+        after = {"StartAfter": keys[-1]} if keys else {}
+        found = _ask_s3("list_objects_v2", f"{uri}/", storage=storage, **after) or {}
+        keys += [entry["Key"] for entry in found.get("Contents", [])]
+        if not found.get("IsTruncated"):
+            return sorted(key.removeprefix(folder) for key in keys)
+
+
 def delete_file(uri: str, *, storage: Storage) -> None:
     """Delete a file of the storage, if it is there.
 

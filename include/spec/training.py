@@ -61,6 +61,12 @@ class TrainingSpec(Frozen):
     hidden: tuple[int, ...] = Field(
         min_length=1, strict=False, description="Width of each hidden layer.", examples=[[64, 32]]
     )
+    checkpoint_interval_s: float = Field(
+        default=30, gt=0, description="Seconds between two checkpoints: the work that a lost machine costs at most."
+    )
+    checkpoints_kept: int = Field(
+        default=2, gt=0, description="Newest checkpoints that are kept; with one, a damaged one means to start over."
+    )
     timeout_s: int = Field(default=3600, gt=0, description="Seconds after which a training is stopped.")
 
     @model_validator(mode="after")

@@ -1,79 +1,184 @@
-"""Checkpoints of one job: the newest whole one is found again after any kind of end."""
+"""Checkpoints of one job: complete or absent, and the newest whole one is found again after any kind of end.
+
+Each is a folder named by its step. Its manifest names the other files by SHA-256 and is written after them: a folder
+without one is no checkpoint, whatever stopped its writer, on a disk and in an object store alike.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.errors import NotFoundError
-from include.lake.files import delete_file, read_bytes, write_bytes
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from include.errors import BadInputError, CorruptArtifactError, NotFoundError
+from include.lake.files import delete_file, list_files, read_bytes, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from include.lake.storage import Storage
+    from include.training.job import Job
 
-INDEX = "index.json"
-_NUM_KEPT = 2
+MANIFEST = "manifest.json"
+_STEP_DIGITS = 10
+_PART_BYTES = 1 << 30
+"""An object store takes 5 GiB in one piece, and less is easier to send again."""
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    job_hash: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """The checkpoints of a job: files, and an index of the newest ones that is replaced after each.
+    """The checkpoints of a job.
 
     Args:
         uri: Their folder.
-        job_hash: The job; checkpoints of another one are not used.
+        job_hash: The job; checkpoints of another one are refused.
         storage: Where the folder is.
+        model: Name of the job's model, for people.
+        num_kept: How many of the newest are kept. With one, a damaged one means a start from the beginning.
     """
 
     uri: str
     job_hash: str
     storage: Storage
+    model: str = ""
+    num_kept: int = 2
 
-    def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Write a state of tensors, numbers, texts, lists and dicts; the newest two are kept."""
+    @classmethod
+    def of_job(cls, job: Job, *, storage: Storage) -> Checkpoints:
+        """Return those of a job, as many as it wants kept."""
+        kept = job.training.checkpoints_kept
+        return cls(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage, model=job.spec.name, num_kept=kept)
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state after a step, of tensors, numbers, texts, lists and dicts, then delete what is too old.
+
+        Raises:
+            OSError: The disk does not take it; the earlier checkpoints are whole.
+            ServiceError: The object store does not answer; the earlier checkpoints are whole.
+        """
         import torch
 
         sink = BytesIO()
         torch.save(dict(state), sink)
-        content = sink.getvalue()
-        file = f"{name}.pt"
-        write_bytes(f"{self.uri}/{file}", content, storage=self.storage)
-        earlier = [entry for entry in self._index() if entry["file"] != file]
-        kept = [{"file": file, "sha256": hashlib.sha256(content).hexdigest()}, *earlier][:_NUM_KEPT]
-        index = {"job_hash": self.job_hash, "checkpoints": kept}
-        write_bytes(f"{self.uri}/{INDEX}", json.dumps(index).encode(), storage=self.storage)
-        for entry in earlier:
-            if entry not in kept:
-                delete_file(f"{self.uri}/{entry['file']}", storage=self.storage)
+        folder, files = self._folder(step), {}
+        delete_file(f"{folder}/{MANIFEST}", storage=self.storage)  # of a damaged one that is written again
+        for number, start in enumerate(range(0, len(sink.getbuffer()), _PART_BYTES)):
+            part = bytes(sink.getbuffer()[start : start + _PART_BYTES])
+            name = f"state-{number:03d}.pt"
+            write_bytes(f"{folder}/{name}", part, storage=self.storage)
+            files[name] = hashlib.sha256(part).hexdigest()
+        manifest = _Manifest(model=self.model, job_hash=self.job_hash, files=files)
+        self._flush(folder)  # a power cut must not leave the manifest without what it names
+        write_bytes(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode(), storage=self.storage)
+        self._flush(folder)
+        self._delete_older(step)
 
-    def load_newest(self, *, device: str) -> dict[str, Any] | None:
-        """Return the newest state whose bytes are whole, None if there is none."""
-        import torch
+    def load_newest(self, *, say: Callable[[str], None] = lambda _line: None) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest whole state and its step, None if there is none; damaged ones are passed over, and said.
 
-        for entry in self._index():
+        Raises:
+            BadInputError: The folder holds the checkpoints of another job.
+            ServiceError: The object store does not answer.
+        """
+        for step in reversed(self.steps()):
             try:
-                content = read_bytes(f"{self.uri}/{entry['file']}", storage=self.storage)
-            except NotFoundError:
-                continue
-            if hashlib.sha256(content).hexdigest() == entry["sha256"]:
-                return dict(torch.load(BytesIO(content), map_location=device, weights_only=True))
+                return step, self.load(step)
+            except CorruptArtifactError as error:
+                say(str(error))
+                delete_file(f"{self._folder(step)}/{MANIFEST}", storage=self.storage)
         return None
 
-    def newest_uri(self) -> str | None:
-        """Return where the newest checkpoint lies, None if there is none; its bytes are not read."""
-        index = self._index()
-        return f"{self.uri}/{index[0]['file']}" if index else None
+    def load(self, step: int) -> dict[str, Any]:
+        """Return the state after a step.
 
-    def _index(self) -> list[dict[str, str]]:
-        """Return file and digest of each checkpoint, newest first."""
+        Raises:
+            BadInputError: It is of another job.
+            CorruptArtifactError: It is not whole.
+            ServiceError: The object store does not answer.
+        """
+        import torch
+
+        folder = self._folder(step)
+        sink = BytesIO()
         try:
-            raw = json.loads(read_bytes(f"{self.uri}/{INDEX}", storage=self.storage))
-            entries = raw["checkpoints"] if raw["job_hash"] == self.job_hash else []
-            return [{"file": str(entry["file"]), "sha256": str(entry["sha256"])} for entry in entries]
-        except (NotFoundError, ValueError, KeyError, TypeError):
-            return []  # no whole index is no checkpoint: training starts over
+            manifest = _Manifest.model_validate_json(read_bytes(f"{folder}/{MANIFEST}", storage=self.storage))
+            self._require_own(manifest)
+            for name, sha256 in sorted(manifest.files.items()):
+                part = read_bytes(f"{folder}/{name}", storage=self.storage)
+                if hashlib.sha256(part).hexdigest() != sha256:
+                    raise _damaged(folder, f"{name} with other bytes")
+                sink.write(part)
+        except (NotFoundError, ValidationError) as error:
+            raise _damaged(folder, str(error).splitlines()[0]) from error
+        sink.seek(0)
+        return dict(torch.load(sink, map_location="cpu", weights_only=True))
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints, in order."""
+        return sorted(step for step, names in self._found().items() if MANIFEST in names)
+
+    def newest_uri(self) -> str | None:
+        """Return where the newest complete checkpoint lies, None if there is none; its bytes are not read."""
+        steps = self.steps()
+        return self._folder(steps[-1]) if steps else None
+
+    def _folder(self, step: int) -> str:
+        return f"{self.uri}/{step:0{_STEP_DIGITS}d}"
+
+    def _found(self) -> dict[int, list[str]]:
+        """Return the files of each step's folder, complete or not."""
+        found: dict[int, list[str]] = {}
+        for path in list_files(self.uri, storage=self.storage):
+            folder, _, name = path.partition("/")
+            if folder.isdigit() and name:
+                found.setdefault(int(folder), []).append(name)
+        return found
+
+    def _delete_older(self, newest: int) -> None:
+        """Delete all but the newest complete ones, and what a writer that was killed left behind."""
+        found = self._found()
+        complete = sorted(step for step, names in found.items() if MANIFEST in names and step <= newest)
+        for step in found.keys() - set(complete[-self.num_kept :]):
+            folder = self._folder(step)
+            for name in sorted(found[step], key=lambda name: name != MANIFEST):
+                delete_file(f"{folder}/{name}", storage=self.storage)
+            if self.storage.is_local:
+                Path(folder).rmdir()
+
+    def _require_own(self, manifest: _Manifest) -> None:
+        if manifest.job_hash != self.job_hash:
+            raise BadInputError(
+                f"checkpoints in {self.uri!r} must be of job {self.job_hash[:12]} of {self.model!r}; got those of job "
+                f"{manifest.job_hash[:12]} of {manifest.model!r}. Nothing was trained. Give each job its own folder."
+            )
+
+    def _flush(self, folder: str) -> None:
+        """Make the names in a local folder, and its own name, survive a power cut."""
+        if not self.storage.is_local:
+            return
+        for path in (folder, self.uri):
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+
+
+def _damaged(folder: str, found: str) -> CorruptArtifactError:
+    return CorruptArtifactError(
+        f"checkpoint {folder!r} must hold the files that its manifest names; got {found}. It is passed over for the "
+        "one before."
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from include.errors import BadInputError, SpecError
+from include.training.checkpoint_writer import CheckpointWriter
 from include.training.optimizer import AdamW
 from include.training.result import Epoch
 from include.training.tabular import NetworkInputs
@@ -31,15 +33,12 @@ NUM_THREADS = 1
 """Fixed, not the machine's: sums are split by thread, so another number gives other last digits. Not 2: an epoch of
 66,000 rows takes 0.4 s on one, 0.3 s on two idle cores, and 2 to 5 s on two that other processes use."""
 
-CHECKPOINT_INTERVAL_S = 5.0
-"""A checkpoint is flushed to the disk, which can take longer than a short epoch."""
-
 _MIN_GAIN_FRAC = 1e-5
 """Share of the least loss so far that an epoch must win to be the best."""
 
 
 class InterruptedTrainingError(Exception):
-    """Someone asked the trainer to stop; a checkpoint is saved."""
+    """Someone asked the trainer to stop; the message says which checkpoint is the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,29 +56,36 @@ def fit(
     """Train a job's network, from its newest checkpoint if there is one.
 
     Raises:
-        InterruptedTrainingError: `should_stop` answered True; a checkpoint was saved.
-        BadInputError: The loss is no number any more.
+        InterruptedTrainingError: `should_stop` answered True; a checkpoint was saved, or it says why not.
+        BadInputError: The loss is no number any more, or the checkpoints are those of another job.
         SpecError: The model has no network.
     """
     torch.set_num_threads(NUM_THREADS)
     # Not use_deterministic_algorithms(): it does the same, and imports torch's compiler first, 1 to 3 s.
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     loop = _Loop(job, rows)
-    found = checkpoints.load_newest(device="cpu")
+    found = checkpoints.load_newest(say=say)
     if found:
-        loop.restore(found)
+        loop.restore(found[1])
         say(f"continuing after epoch {loop.epoch}, step {loop.step}")
+    with CheckpointWriter(checkpoints, newest=found[0] if found else None, say=say) as writer:
+        _run(loop, writer, should_stop=should_stop, say=say)
+    return Fitted(network=loop.best_network(), epochs=tuple(loop.epochs), best_epoch=loop.best_epoch)
+
+
+def _run(loop: _Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Train to the end, and save what may be lost: every so many seconds, and when asked to stop."""
     saved_at = time.monotonic()
     while not loop.is_done:
         if should_stop():
-            checkpoints.save(loop.name, loop.state())
-            raise InterruptedTrainingError(f"stopped in epoch {loop.epoch}, step {loop.step}")
+            saved = writer.save_now(loop.total_steps, loop.state())
+            raise InterruptedTrainingError(f"stopped in epoch {loop.epoch}, step {loop.step}; {saved}")
         if loop.run_step():
             say(loop.end_epoch())
-            if time.monotonic() - saved_at > CHECKPOINT_INTERVAL_S:
-                checkpoints.save(loop.name, loop.state())
-                saved_at = time.monotonic()
-    return Fitted(network=loop.best_network(), epochs=tuple(loop.epochs), best_epoch=loop.best_epoch)
+        is_due = time.monotonic() - saved_at > loop.training.checkpoint_interval_s
+        if is_due and not writer.is_busy:
+            writer.save_soon(loop.total_steps, loop.state())
+            saved_at = time.monotonic()
 
 
 class _Loop:
@@ -108,8 +114,8 @@ class _Loop:
         self.order_R = self._shuffled()
 
     @property
-    def name(self) -> str:
-        return f"{self.epoch:05d}-{self.step:07d}"
+    def total_steps(self) -> int:
+        return self.epoch * math.ceil(len(self.order_R) / self.training.batch_size) + self.step
 
     @property
     def is_done(self) -> bool:

@@ -114,35 +114,6 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(
     assert (found.files, found.epochs, found.best_epoch) == (wanted.files, wanted.epochs, wanted.best_epoch)
 
 
-def test_a_damaged_checkpoint_costs_steps_but_not_the_result(
-    storage: Storage, tmp_path: Path, stop_after: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = Storage(root=str(tmp_path / "undisturbed"))
-    undisturbed, job = small_job(other), small_job(storage)
-    assert run(undisturbed) == EXIT_DONE
-    monkeypatch.setattr("include.training.fit.CHECKPOINT_INTERVAL_S", 0)
-    stop_after(25)
-    assert run(job) == EXIT_INTERRUPTED
-    saved = sorted(Path(job.checkpoint_uri).glob("*.pt"))
-    assert len(saved) == 2
-    saved[-1].write_bytes(b"half")
-    stop_after(None)
-    assert run(job) == EXIT_DONE
-    assert result_of(job, storage).files == result_of(undisturbed, other).files
-
-
-def test_a_checkpoint_of_another_job_is_not_used(storage: Storage, stop_after: Callable[[int | None], None]) -> None:
-    from include.training.checkpoints import Checkpoints
-
-    job = small_job(storage)
-    stop_after(12)
-    assert run(job) == EXIT_INTERRUPTED
-    same = Checkpoints(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage)
-    other = Checkpoints(uri=job.checkpoint_uri, job_hash="0" * 64, storage=storage)
-    assert same.load_newest(device="cpu") is not None
-    assert other.load_newest(device="cpu") is None
-
-
 def test_a_complete_result_is_not_made_again(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     job = small_job(storage)
     assert run(job) == EXIT_DONE

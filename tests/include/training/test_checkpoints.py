@@ -1,0 +1,226 @@
+"""Checkpoints on a disk and in an object store: complete or absent, whatever ends their writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from include.errors import BadInputError, CorruptArtifactError
+from include.lake.files import delete_file, list_files, write_bytes
+from include.lake.storage import Storage
+from include.training.checkpoint_writer import CheckpointWriter
+from include.training.checkpoints import MANIFEST, Checkpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PORT_OF_NOTHING = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    storage = Storage(root="s3://lake/prod", options=options)
+    client = boto3.client(
+        "s3",
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        endpoint_url=options["AWS_ENDPOINT_URL"],
+    )
+    client.create_bucket(Bucket="lake")
+    yield storage
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, storage: Storage) -> Storage:
+    return storage if request.param == "disk" else request.getfixturevalue("bucket")
+
+
+def of(storage: Storage, name: str = "one", *, job_hash: str = "a" * 64, num_kept: int = 2) -> Checkpoints:
+    uri = f"{storage.root}/jobs/{name}/checkpoints"
+    return Checkpoints(uri=uri, job_hash=job_hash, storage=storage, model="tiny", num_kept=num_kept)
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "weights": {"a": torch.full((1000,), float(step))}, "random": [torch.get_rng_state()]}
+
+
+def is_whole(found: tuple[int, dict[str, Any]]) -> bool:
+    step, loaded = found
+    return loaded["step"] == step and torch.equal(loaded["weights"]["a"], torch.full((1000,), float(step)))
+
+
+def test_the_newest_is_found_and_only_so_many_are_kept(place: Storage) -> None:
+    checkpoints = of(place, "kept", num_kept=3)
+    assert checkpoints.load_newest() is None
+    for step in (5, 10, 15, 20, 100):
+        checkpoints.save(step, state(step))
+    assert checkpoints.steps() == [15, 20, 100]
+    assert {name.split("/")[0] for name in list_files(checkpoints.uri, storage=place)} == {
+        "0000000015",
+        "0000000020",
+        "0000000100",
+    }
+    found = checkpoints.load_newest()
+    assert found is not None
+    assert found[0] == 100
+    assert is_whole(found)
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "no state", "half a state", "half a manifest", "another state"])
+def test_a_damaged_newest_one_is_passed_over_and_said(place: Storage, damage: str) -> None:
+    checkpoints = of(place, damage.replace(" ", "-"))
+    for step in (7, 8):
+        checkpoints.save(step, state(step))
+    newest = f"{checkpoints.uri}/0000000008"
+    if damage.startswith("no "):
+        delete_file(f"{newest}/{MANIFEST if damage == 'no manifest' else 'state-000.pt'}", storage=place)
+    else:
+        name = MANIFEST if damage == "half a manifest" else "state-000.pt"
+        write_bytes(f"{newest}/{name}", b'{"model": "ti', storage=place)
+    said: list[str] = []
+    found = checkpoints.load_newest(say=said.append)
+    assert found is not None
+    assert found[0] == 7
+    assert is_whole(found)
+    told = "" if damage == "no manifest" else "It is passed over for the one before."
+    assert told in "".join(said)
+    assert len(said) == (damage != "no manifest")
+    checkpoints.save(9, state(9))
+    assert checkpoints.steps() == [7, 9], "a damaged one takes no whole one's place"
+
+
+def test_a_large_state_is_written_in_parts(place: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.training.checkpoints._PART_BYTES", 4000)
+    checkpoints = of(place, "parts")
+    checkpoints.save(1, state(1))
+    assert len(list_files(checkpoints.uri, storage=place)) > 2
+    found = checkpoints.load_newest()
+    assert found is not None
+    assert is_whole(found)
+
+
+def test_the_checkpoints_of_another_job_are_refused(place: Storage) -> None:
+    of(place, "other").save(3, state(3))
+    with pytest.raises(BadInputError, match=r"must be of job b{12} of 'tiny'; got those of job a{12} of 'tiny'"):
+        of(place, "other", job_hash="b" * 64).load_newest()
+
+
+def test_a_step_that_is_not_there_is_corrupt(storage: Storage) -> None:
+    with pytest.raises(CorruptArtifactError, match="must hold the files that its manifest names"):
+        of(storage).load(4)
+
+
+def test_no_code_in_a_checkpoint_is_run(storage: Storage, tmp_path: Path) -> None:
+    import hashlib
+    from io import BytesIO
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    sink = BytesIO()
+    torch.save({"state": Evil()}, sink)
+    checkpoints = of(storage, "evil")
+    checkpoints.save(1, state(1))
+    folder = Path(checkpoints.uri, "0000000001")
+    (folder / "state-000.pt").write_bytes(sink.getvalue())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["state-000.pt"] = hashlib.sha256(sink.getvalue()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Exception, match="Weights only load failed"):
+        checkpoints.load_newest()
+    assert not (tmp_path / "evil").exists()
+
+
+def test_sigkill_at_any_moment_leaves_whole_checkpoints(storage: Storage) -> None:
+    checkpoints = of(storage, "killed")
+    newest = 0
+    for delay_s in (0.003, 0.011, 0.02, 0.027, 0.041, 0.06, 0.083, 0.1):
+        child = os.fork()
+        if not child:
+            step = newest
+            while True:
+                step += 1
+                checkpoints.save(step, state(step))
+        time.sleep(delay_s)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        said: list[str] = []
+        found = checkpoints.load_newest(say=said.append)
+        assert said == []
+        if found is None:
+            assert newest == 0
+            continue
+        assert is_whole(found)
+        assert found[0] >= newest
+        newest = found[0]
+    assert newest > 0
+    checkpoints.save(newest + 1, state(newest + 1))
+    assert len({name.split("/")[0] for name in list_files(checkpoints.uri, storage=storage)}) == 2, "no rubbish stays"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated(Checkpoints):
+    """Writes when it is let to, and knows how many write at once."""
+
+    may_write: threading.Event = field(default_factory=threading.Event)
+    written: list[int] = field(default_factory=list)
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        assert self.may_write.wait(10)
+        super().save(step, state)
+        self.written.append(step)
+
+
+def test_training_goes_on_while_a_copy_is_written(storage: Storage) -> None:
+    checkpoints = Gated(uri=f"{storage.root}/slow", job_hash="a" * 64, storage=storage)
+    weights = torch.zeros(1000)
+    with CheckpointWriter(checkpoints, newest=None, say=print) as writer:
+        writer.save_soon(1, {"step": 1, "weights": {"a": weights.add_(1)}})
+        weights.add_(41)  # the next step
+        assert writer.is_busy
+        assert checkpoints.written == []
+        checkpoints.may_write.set()
+    assert checkpoints.written == [1]
+    found = checkpoints.load_newest()
+    assert found is not None
+    assert is_whole(found)
+
+
+def test_an_error_of_the_code_in_the_other_thread_ends_the_training(storage: Storage) -> None:
+    with (
+        pytest.raises(AttributeError, match="local object"),
+        CheckpointWriter(of(storage), newest=None, say=print) as writer,
+    ):
+        writer.save_soon(1, {"step": lambda: 1})
+
+
+def test_a_silent_object_store_costs_the_checkpoint_alone() -> None:
+    options = {"AWS_ENDPOINT_URL": PORT_OF_NOTHING, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "k"}
+    storage = Storage(root="s3://lake/prod", options={**options, "AWS_SECRET_ACCESS_KEY": "s"})
+    said: list[str] = []
+    with CheckpointWriter(of(storage), newest=7, say=said.append) as writer:
+        assert writer.save_now(9, state(9)) == "its checkpoint could not be saved, the newest is of step 7"
+    assert "warning: the checkpoint of step 9 could not be written, training goes on: object store must" in said[0]
