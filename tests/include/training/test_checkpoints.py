@@ -74,9 +74,11 @@ def is_whole(found: tuple[int, dict[str, Any]]) -> bool:
 def test_the_newest_is_found_and_only_so_many_are_kept(place: Storage) -> None:
     checkpoints = of(place, "kept", num_kept=3)
     assert checkpoints.load_newest() is None
+    assert checkpoints.newest_uri() is None
     for step in (5, 10, 15, 20, 100):
         checkpoints.save(step, state(step))
     assert checkpoints.steps() == [15, 20, 100]
+    assert checkpoints.newest_uri() == f"{checkpoints.uri}/0000000100"
     assert {name.split("/")[0] for name in list_files(checkpoints.uri, storage=place)} == {
         "0000000015",
         "0000000020",
