@@ -10,7 +10,7 @@ import pytest
 
 from include.errors import BadInputError, TrainingError
 from include.lake.storage import Storage
-from include.training.commit import VARIABLE, current_commit
+from include.training.commit import STAMP, VARIABLE, current_commit, stamp
 from include.training.job import load_job
 from include.training.submit import finished_job, submit_job
 from tests.snapshots import COMMIT, SPEC, small_job, small_table, write_snapshot
@@ -153,6 +153,25 @@ def test_without_git_the_contents_are_the_commit(
     assert len({first, second, current_commit(code)}) == 3
 
 
-def test_an_image_names_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_stamped_with_its_commit_and_what_is_laid_over_it_shows(repository: Path) -> None:
+    code, head = repository / "include", git(repository, "rev-parse", "HEAD")
+    shutil.rmtree(repository / ".git")
+    stamp(head, code)
+    assert current_commit(code) == head
+    (code / "code.py").write_text("a = 2\n")
+    changed = current_commit(code)
+    assert re.fullmatch(f"{head}-changed-[0-9a-f]{{12}}", changed)
+    (code / "mounted.yaml").write_text("a: 1\n")
+    assert current_commit(code) not in (head, changed)
+
+
+@pytest.mark.parametrize("commit", ["", "two words", "a\n"])
+def test_an_image_is_not_stamped_with_what_is_no_commit(repository: Path, commit: str) -> None:
+    with pytest.raises(BadInputError, match="commit must be what"):
+        stamp(commit, repository / "include")
+    assert not (repository / "include" / STAMP).exists()
+
+
+def test_a_commit_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "abc")
     assert current_commit() == "abc"
