@@ -86,7 +86,7 @@ def prediction_schema(spec: ModelSpec) -> pa.Schema:
             ("example_id", pa.string()),
             ("model_version", pa.string()),
             ("role", pa.string()),
-            (task.output, output_type(task)),
+            (task.output, output_type(num_classes=len(task.classes))),
             ("logged_at", pa.timestamp("us", tz="UTC")),
             *((name, pa.string()) for name in spec.features.categorical),
             *((name, pa.float64()) for name in spec.features.numeric),

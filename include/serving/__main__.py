@@ -16,8 +16,9 @@ from include.lake.storage import Storage
 from include.serving.app import make_app
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
+from include.serving.journal import Journal
 from include.serving.metrics import ServerMetrics
-from include.serving.prediction_log import PredictionLog, remove_stale_files
+from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
 
 EXIT_SETUP = 78
@@ -82,9 +83,8 @@ def _app(options: argparse.Namespace) -> web.Application:
         )
     router = Router(path=options.state / "router.json")
     router.restore()
-    folders = [Path(storage.predictions(model)) for model in router.states]
-    remove_stale_files(folders, now_s=time.time())
-    log = PredictionLog(folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
+    journal = _journal(options.state / "journal", router=router)
+    log = PredictionLog(journal=journal, folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
     engine = Engine(
         router=router,
         lookup=FeatureLookup(storage=storage),
@@ -94,6 +94,16 @@ def _app(options: argparse.Namespace) -> web.Application:
         num_threads=options.threads,
     )
     return make_app(engine=engine, admin_token=_token(options.token_file), max_body_bytes=options.max_body_bytes)
+
+
+def _journal(folder: Path, *, router: Router) -> Journal:
+    """Return the opened journal; the time in which no server ran counts for no canary."""
+    journal = Journal(folder=folder)
+    last_sign_s = journal.open() or 0.0
+    for model, state in router.states.items():
+        away_s = time.time() - max(last_sign_s, state.changed_at_s)
+        journal.counters.pause(model, revision=state.revision, seconds=max(0.0, away_s))
+    return journal
 
 
 def _token(path: Path | None) -> str | None:

@@ -93,7 +93,11 @@ class _Admin:
 
     async def flush(self, _request: web.Request) -> web.Response:
         if not await self._run(self._engine.log.flush):
-            raise ServiceError("the prediction log must be written within 60 s; got a slower disk. Rows wait. Retry.")
+            num_rows = self._engine.log.counters()["pending_rows"]
+            raise ServiceError(
+                f"the prediction log must be in files within 60 s; got {num_rows} rows that wait in the journal. None "
+                "is lost; the server's log says why. Retry."
+            )
         return web.json_response(self._engine.log.counters())
 
     async def load(self, request: web.Request) -> web.Response:
@@ -164,12 +168,12 @@ class _Admin:
         served = self._engine.models.get(model)
         failures = served.failures if served else {}
         loaded = served.versions if served else {}
-        windows = self._engine.router.windows.get(model, {})
+        windows = self._engine.counted(model).windows
         return {
             "model": model,
             "routes": asdict(state.routes),
             "revision": state.revision,
-            "age_s": self._engine.router.age_s(model),
+            "age_s": self._engine.age_s(model),
             "versions": {
                 version: {**package, "error": failures.get(version, None if version in loaded else "not loaded yet")}
                 for version, package in state.versions.items()

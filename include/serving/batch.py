@@ -53,7 +53,7 @@ def score_partition(*, spec: ModelSpec, storage: Storage, partition: str, versio
             "example_id": rows["example_id"],
             "event_at": rows["event_at"],
             "model_version": pa.array([version.version] * rows.num_rows, pa.string()),
-            loaded.task.output: pa.array(_predictions(loaded, rows), output_type(loaded.task)),
+            loaded.task.output: pa.array(_predictions(loaded, rows), output_type(num_classes=len(loaded.task.classes))),
             "partition": rows["partition"],
         }
     )

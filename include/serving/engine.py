@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
-from include.serving.prediction_log import LogRecord
+from include.serving.counters import Work
 from include.serving.protocol import RequestReader
 from include.serving.scoring import Scored, ServedModel, attempt, score_request
 from include.serving.versions import LoadedVersion, load_version
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
+    from include.serving.counters import Counted
     from include.serving.features import FeatureLookup
     from include.serving.metrics import ServerMetrics
     from include.serving.prediction_log import PredictionLog
@@ -34,9 +35,9 @@ class Engine:
     """Holds the loaded versions. `score` and `load` run in worker threads, everything else in the event loop.
 
     Args:
-        router: Routes and counters.
+        router: Routes.
         lookup: The online store.
-        log: Where predictions go.
+        log: Where predictions go, and what they are counted by.
         metrics: What Prometheus reads.
         max_rows: Most rows of a request.
         num_threads: Threads that score; shadows have one of their own.
@@ -204,35 +205,41 @@ class Engine:
         return self.models[model]
 
     def account(self, scored: Scored) -> None:
-        """Count and log what was done for a request."""
+        """Count and log what was done for a request; a process that is killed after this loses none of it."""
         served = scored.served
         model = served.spec.name
         now_us = time.time_ns() // 1000
-        is_current = served.revision == self.router.state(model).revision
         for outcome in scored.outcomes:
-            predictions = outcome.predictions or ()
             is_ok = outcome.predictions is not None
             self.metrics.scored(
                 model=model, version=outcome.version, role=outcome.role, ok=is_ok, latency_ms=outcome.latency_ms
             )
-            if is_current:  # work that began under earlier routes says nothing about the present ones
-                window = self.router.window(model, outcome.version, outcome.role)
-                window.add(outcome.sums, num_rows=len(predictions), latency_ms=outcome.latency_ms)
-            if is_ok:
-                self.log.append(
-                    LogRecord(
-                        model=model,
-                        request_id=scored.request_id,
-                        example_ids=scored.example_ids,
-                        version=outcome.version,
-                        role=outcome.role,
-                        task=served.reader.task,
-                        predictions=predictions,
-                        columns=scored.columns,
-                        strings=served.reader.strings,
-                        logged_at_us=now_us,
-                    )
+            self.log.append(
+                Work(
+                    model=model,
+                    revision=served.revision,
+                    version=outcome.version,
+                    role=outcome.role,
+                    request_id=scored.request_id,
+                    example_ids=scored.example_ids,
+                    latency_ms=outcome.latency_ms,
+                    output=served.reader.task.output,
+                    num_classes=len(served.reader.task.classes),
+                    predictions=outcome.predictions,
+                    sums=outcome.sums,
+                    columns=scored.columns,
+                    strings=sorted(served.reader.strings),
+                    logged_at_us=now_us,
                 )
+            )
+
+    def counted(self, model: str) -> Counted:
+        """Return what was counted of a model since its routes changed."""
+        return self.log.journal.counters.of(model, revision=self.router.state(model).revision)
+
+    def age_s(self, model: str) -> float:
+        """Return for how long a model's counters have counted: since its routes changed, while a server ran."""
+        return max(0.0, self.router.age_s(model) - self.counted(model).away_s)
 
     def mirror(self, scored: Scored, call_in_loop: Callable[..., Any]) -> None:
         """Have the shadow score a copy, later and on a thread of its own; too many waiting copies are dropped."""

@@ -1,4 +1,4 @@
-"""Which version answers which request, what each one did under the present routes, and what outlives a restart."""
+"""Which version answers which request, and what of that outlives a restart."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import json
 import math
 import os
 import time
-from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, ServiceError, SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 BUCKETS = 1000
 """Requests fall into this many buckets by their key, so a share is a multiple of 0.1 %."""
 
-LATENCY_SAMPLES = 4096
 FULL_PCT = 100.0
 
 
@@ -79,44 +77,6 @@ def bucket(text: str) -> int:
     return int.from_bytes(digest, "big") % BUCKETS
 
 
-@dataclass(kw_only=True)
-class WindowCounters:
-    """What one version did in one role since the routes last changed."""
-
-    requests: int = 0
-    errors: int = 0
-    prediction_sums: tuple[float, ...] = ()
-    num_predictions: int = 0
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_SAMPLES))
-
-    def add(self, sums: Sequence[float], *, num_rows: int, latency_ms: float) -> None:
-        """Count one request by the sum of each number of its predictions; no rows: the version failed."""
-        self.requests += 1
-        if not num_rows:
-            self.errors += 1
-            return
-        self.prediction_sums = tuple(map(sum, zip(self.prediction_sums or [0.0] * len(sums), sums, strict=True)))
-        self.num_predictions += num_rows
-        self.latencies_ms.append(latency_ms)
-
-    def to_json(self, *, version: str, role: str) -> dict[str, Any]:
-        """Return the counters with quantiles in place of samples."""
-        ordered = sorted(self.latencies_ms)
-        quantiles = {
-            f"p{pct}": ordered[min(len(ordered) - 1, len(ordered) * pct // 100)] if ordered else None
-            for pct in (50, 95, 99)
-        }
-        return {
-            "version": version,
-            "role": role,
-            "requests": self.requests,
-            "errors": self.errors,
-            "prediction_sums": list(self.prediction_sums),
-            "num_predictions": self.num_predictions,
-            "latency_ms": {"samples": len(ordered), **quantiles},
-        }
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelState:
     """What the router knows of one model and writes to disk.
@@ -141,31 +101,24 @@ class ModelState:
 
 @dataclass(kw_only=True)
 class Router:
-    """All models' routes and counters; changed by one thread only, the event loop's.
+    """All models' routes; changed by one thread only, the event loop's.
 
     Args:
         path: File that keeps the states; it is replaced before a change takes effect.
         now_s: Clock, seconds since 1970.
         states: What is known of each model.
-        windows: Model -> (version, role) -> counters.
-        counting_since_s: When this process began to count, seconds since 1970.
     """
 
     path: Path
     now_s: Callable[[], float] = time.time
     states: dict[str, ModelState] = field(default_factory=dict)
-    windows: dict[str, dict[tuple[str, str], WindowCounters]] = field(default_factory=dict)
-    counting_since_s: float = 0.0
 
     def restore(self) -> None:
-        """Read the states that an earlier process wrote; counters and the time that they cover start at zero.
-
-        A canary then waits for a whole interval again, which costs time and no verdict.
+        """Read the states that an earlier process wrote.
 
         Raises:
             SetupError: The file cannot be read.
         """
-        self.counting_since_s = self.now_s()
         if not self.path.exists():
             return
         try:
@@ -182,13 +135,9 @@ class Router:
         return self.states.get(model, ModelState())
 
     def age_s(self, model: str) -> float:
-        """Return how long a model's present counters have counted: since its last change of routes, or since the start.
-
-        0 for a model that was never routed.
-        """
+        """Return how long ago a model's routes changed; 0 for a model that was never routed."""
         state = self.state(model)
-        since_s = max(state.changed_at_s, self.counting_since_s)
-        return max(0.0, self.now_s() - since_s) if state.revision else 0.0
+        return max(0.0, self.now_s() - state.changed_at_s) if state.revision else 0.0
 
     def set_version(self, model: str, version: str, package: Mapping[str, str] | None) -> None:
         """Remember a loaded version's package, or forget it."""
@@ -199,16 +148,11 @@ class Router:
         self._save(model, replace(state, versions=versions))
 
     def set_routes(self, model: str, routes: Routes) -> None:
-        """Replace a model's routes; equal ones change nothing, others reset its counters."""
+        """Replace a model's routes; equal ones change nothing, others begin a revision with counters of its own."""
         state = self.state(model)
         if routes == state.routes:
             return
         self._save(model, replace(state, routes=routes, revision=state.revision + 1, changed_at_s=self.now_s()))
-        self.windows[model] = {}
-
-    def window(self, model: str, version: str, role: str) -> WindowCounters:
-        """Return the counters of a version in a role, made on first use."""
-        return self.windows.setdefault(model, {}).setdefault((version, role), WindowCounters())
 
     def _save(self, model: str, state: ModelState) -> None:
         states = {**self.states, model: state}

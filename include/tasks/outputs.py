@@ -19,12 +19,12 @@ MAX_SUM_ERROR = 1e-3
 """How far from 1 the probabilities of a row's classes may sum, in float32."""
 
 
-def output_type(task: Task) -> pa.DataType:
-    """Return the Arrow type of a column of predictions."""
+def output_type(*, num_classes: int) -> pa.DataType:
+    """Return the Arrow type of a column of predictions: of lists for several classes, of numbers for 0."""
     import pyarrow as pa
 
     # delta-rs calls the field of a list so; another name would be another type to it.
-    return pa.list_(pa.field("element", pa.float32())) if task.classes else pa.float32()
+    return pa.list_(pa.field("element", pa.float32())) if num_classes else pa.float32()
 
 
 def to_numpy(column: pa.ChunkedArray | pa.Array, *, task: Task) -> np.ndarray:

@@ -16,6 +16,7 @@ from include.serving.app import make_app
 from include.serving.client import infer_body
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
+from include.serving.journal import Journal
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
@@ -60,7 +61,7 @@ def make(tmp_path: Path, storage: Storage) -> Iterator[Callable[..., WatchedEngi
             package = tiny_package(tmp_path / version)
             router.set_version(model, version, {"uri": package.uri, "digest": package.digest})
         router.set_routes(model, CANARY_ROUTES)
-        log = PredictionLog(folder_of=storage.predictions)
+        log = PredictionLog(journal=Journal(folder=tmp_path / "journal"), folder_of=storage.predictions)
         engine = WatchedEngine(
             router=router,
             lookup=FeatureLookup(storage=storage),
@@ -90,7 +91,7 @@ def score(engine: Engine, *, num_requests: int = 20) -> set[str]:
 
 
 def counted(engine: Engine) -> dict[tuple[str, str], tuple[int, int]]:
-    return {key: (window.requests, window.errors) for key, window in engine.router.windows[MODEL].items()}
+    return {key: (window.requests, window.errors) for key, window in engine.counted(MODEL).windows.items()}
 
 
 def test_a_model_is_restored_in_one_step(make: Callable[..., WatchedEngine]) -> None:
@@ -122,7 +123,7 @@ def test_a_champion_that_is_not_loaded_is_named_and_not_counted(make: Callable[.
     engine.restore()
     with pytest.raises(ServiceError, match=r"version 1 .* must be loaded to score as champion; it is not"):
         score(engine)
-    assert engine.router.windows[MODEL] == {}
+    assert engine.counted(MODEL).windows == {}
 
 
 def test_a_shadow_that_is_not_loaded_is_not_counted(make: Callable[..., WatchedEngine]) -> None:

@@ -3,44 +3,51 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include.serving.prediction_log import LogRecord, PredictionLog, remove_stale_files
-from include.tasks.binary import BinaryClassification
-from include.tasks.multiclass import MulticlassClassification
-from include.tasks.regression import Regression
+from include.serving.counters import Work
+from include.serving.journal import Journal
+from include.serving.prediction_log import PredictionLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
-def record(number: int = 0, *, num_rows: int = 2, model: str = "m", **fields: object) -> LogRecord:
-    values: dict[str, object] = {
-        "model": model,
-        "request_id": f"r{number}",
-        "example_ids": [f"e{number}-{row}" for row in range(num_rows)],
+def work(number: int = 0, *, num_rows: int = 2, **fields: Any) -> Work:
+    values: dict[str, Any] = {
+        "model": "m",
+        "revision": 1,
         "version": "1",
         "role": "champion",
-        "task": BinaryClassification(),
+        "request_id": f"r{number}",
+        "example_ids": [f"e{number}-{row}" for row in range(num_rows)],
+        "latency_ms": 1.0,
+        "output": "probability",
+        "num_classes": 0,
         "predictions": [0.5] * num_rows,
+        "sums": (0.5 * num_rows,),
         "columns": {"carrier": ["AA"] * num_rows, "temp": [1.5] + [None] * (num_rows - 1)},
-        "strings": frozenset({"carrier"}),
+        "strings": ["carrier"],
         "logged_at_us": 1_000_000,
     }
-    return LogRecord(**{**values, **fields})  # type: ignore[arg-type]
+    return Work(**{**values, **fields})
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., PredictionLog]]:
+    """Return a function that starts a log over the tests' journal, as each server would."""
     made: list[PredictionLog] = []
 
-    def start(**settings: object) -> PredictionLog:
-        log = PredictionLog(folder_of=lambda model: str(tmp_path / model), **{"flush_interval_s": 60.0, **settings})  # type: ignore[arg-type]
+    def start(**settings: Any) -> PredictionLog:
+        journal = Journal(folder=tmp_path / "journal")
+        journal.open()
+        values = {"folder_of": lambda model: str(tmp_path / model), "flush_interval_s": 60.0, **settings}
+        log = PredictionLog(journal=journal, **values)
         log.start()
         made.append(log)
         return log
@@ -56,8 +63,8 @@ def read(folder: Path) -> pa.Table:
 
 def test_records_become_typed_rows(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
     log = make()
-    log.append(record(1))
-    log.append(record(2, version="2", role="shadow"))
+    log.append(work(1))
+    log.append(work(2, version="2", role="shadow"))
     assert log.flush(timeout_s=10)
     table = read(tmp_path / "m")
     assert table["request_id"].to_pylist() == ["r1", "r1", "r2", "r2"]
@@ -74,9 +81,9 @@ def test_each_model_has_its_folder_and_versions_may_have_other_inputs(
     tmp_path: Path, make: Callable[..., PredictionLog]
 ) -> None:
     log = make()
-    log.append(record(1))
-    log.append(record(2, columns={"carrier": ["AA", "B6"], "wind": [1.0, 2.0]}))
-    log.append(record(3, model="other", example_ids=None))
+    log.append(work(1))
+    log.append(work(2, columns={"carrier": ["AA", "B6"], "wind": [1.0, 2.0]}))
+    log.append(work(3, model="other", example_ids=None))
     assert log.flush(timeout_s=10)
     assert read(tmp_path / "m")["wind"].to_pylist() == [None, None, 1.0, 2.0]
     assert read(tmp_path / "other")["example_id"].to_pylist() == [None, None]
@@ -85,14 +92,14 @@ def test_each_model_has_its_folder_and_versions_may_have_other_inputs(
 def test_enough_rows_are_written_without_being_asked(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
     log = make(flush_rows=4)
     for number in range(2):
-        log.append(record(number))
+        log.append(work(number))
     with log._changed:
         assert log._changed.wait_for(lambda: log.num_written == 4, timeout=10)
 
 
 def test_time_alone_writes_rows(make: Callable[..., PredictionLog]) -> None:
     log = make(flush_interval_s=0.05)
-    log.append(record())
+    log.append(work())
     with log._changed:
         assert log._changed.wait_for(lambda: log.num_written == 2, timeout=10)
 
@@ -106,17 +113,18 @@ def test_a_slow_disk_drops_rows_and_counts_them(make: Callable[..., PredictionLo
         pq.write_table(table, path)
 
     log = make(write=slow, max_pending_rows=4, flush_rows=2)
-    log.append(record(1))
+    log.append(work(1))
     assert is_writing.wait(10)
     for number in range(2, 6):
-        log.append(record(number))  # returns at once although nothing can be written
+        log.append(work(number))  # returns at once although nothing can be written
     assert log.counters() == {"written_rows": 0, "dropped_rows": 6, "pending_rows": 4, "files": 0}
+    assert log.journal.counters.of("m", revision=1).windows[("1", "champion")].requests == 5
     go_on.set()
     assert log.flush(timeout_s=10)
     assert log.counters()["written_rows"] == 4
 
 
-def test_a_full_disk_drops_rows_and_leaves_no_half_file(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+def test_a_full_disk_lets_rows_wait_and_leaves_no_half_file(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
     is_full = [True]
 
     def write(table: pa.Table, path: Path) -> None:
@@ -126,52 +134,83 @@ def test_a_full_disk_drops_rows_and_leaves_no_half_file(tmp_path: Path, make: Ca
         pq.write_table(table, path)
 
     log = make(write=write)
-    log.append(record(1))
-    assert log.flush(timeout_s=10)
-    assert log.counters() == {"written_rows": 0, "dropped_rows": 2, "pending_rows": 0, "files": 0}
+    log.append(work(1))
+    assert not log.flush(timeout_s=10)
+    assert log.counters() == {"written_rows": 0, "dropped_rows": 0, "pending_rows": 2, "files": 0}
     assert list((tmp_path / "m").iterdir()) == []
     is_full[0] = False
-    log.append(record(2))
+    log.append(work(2))
+    assert log.flush(timeout_s=10)
+    assert read(tmp_path / "m")["request_id"].to_pylist() == ["r1", "r1", "r2", "r2"]
+    assert log.counters()["pending_rows"] == 0
+
+
+def test_rows_that_are_no_table_keep_no_others_from_their_files(
+    tmp_path: Path, make: Callable[..., PredictionLog]
+) -> None:
+    log = make()
+    log.append(work(1, columns={"temp": ["no number", 1.0]}))
+    assert log.flush(timeout_s=10)
+    log.append(work(2))
     assert log.flush(timeout_s=10)
     assert read(tmp_path / "m")["request_id"].to_pylist() == ["r2", "r2"]
-
-
-def test_a_folder_that_cannot_be_made_does_the_same(make: Callable[..., PredictionLog]) -> None:
-    log = make()
-    log.folder_of = lambda _model: "/dev/full/m"
-    log.append(record())
-    assert log.flush(timeout_s=10)
-    assert log.counters()["dropped_rows"] == 2
+    assert log.counters() == {"written_rows": 2, "dropped_rows": 2, "pending_rows": 0, "files": 1}
+    assert len(list((tmp_path / "journal").glob("*.broken"))) == 1
 
 
 def test_closing_writes_what_waits_and_drops_what_comes_later(
     tmp_path: Path, make: Callable[..., PredictionLog]
 ) -> None:
     log = make()
-    log.append(record(1))
+    log.append(work(1))
     log.close(timeout_s=10)
-    log.append(record(2))
+    log.append(work(2))
     assert log.flush(timeout_s=1)
     assert log.counters() == {"written_rows": 2, "dropped_rows": 2, "pending_rows": 0, "files": 1}
     assert read(tmp_path / "m").num_rows == 2
 
 
-def test_only_old_unfinished_files_are_removed(tmp_path: Path) -> None:
-    for name in (".old.parquet.tmp", ".new.parquet.tmp", "kept.parquet"):
-        (tmp_path / name).touch()
-    os.utime(tmp_path / ".old.parquet.tmp", (0, 0))
-    os.utime(tmp_path / "kept.parquet", (0, 0))
-    now_s = (tmp_path / ".new.parquet.tmp").stat().st_mtime
-    assert remove_stale_files([tmp_path, tmp_path / "missing"], now_s=now_s) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.parquet.tmp", "kept.parquet"]
+def test_the_next_process_writes_what_a_killed_one_left(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
+    killed = make()
+    for number in range(3):
+        killed.append(work(number))
+    segment = next((tmp_path / "journal").glob("*.journal"))
+    half = segment.read_bytes()[:-5]  # the last frame was being written
+
+    def die(_table: pa.Table, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    killed.write = die
+    killed.close(timeout_s=5)
+    segment.write_bytes(half)
+
+    log = make()
+    assert log.counters()["pending_rows"] == 4
+    assert log.journal.counters.of("m", revision=1).windows[("1", "champion")].requests == 3  # of the later header
+    assert log.flush(timeout_s=10)
+    assert read(tmp_path / "m")["request_id"].to_pylist() == ["r0", "r0", "r1", "r1"]
+
+
+def test_a_segment_that_is_turned_twice_gives_the_same_files(
+    tmp_path: Path, make: Callable[..., PredictionLog]
+) -> None:
+    log = make()
+    log.append(work(1))
+    (path,) = (tmp_path / "journal").glob("*.journal")
+    content = path.read_bytes()
+    assert log.flush(timeout_s=10)
+    log.close(timeout_s=5)
+    path.write_bytes(content)  # killed between the file and the removal of its segment
+
+    assert make().flush(timeout_s=10)
+    assert read(tmp_path / "m")["request_id"].to_pylist() == ["r1", "r1"]
 
 
 def test_each_task_has_a_file_and_a_column_of_its_own(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
     log = make()
-    classes = MulticlassClassification(classes=("a", "b", "c"))
-    log.append(record(1, num_rows=1, task=classes, predictions=[[0.5, 0.25, 0.25]]))
-    log.append(record(2, num_rows=1, task=Regression(loss="squared_error", huber_delta=0.0), predictions=[-7.5]))
-    log.append(record(3, num_rows=1))
+    log.append(work(1, num_rows=1, output="probabilities", num_classes=3, predictions=[[0.5, 0.25, 0.25]]))
+    log.append(work(2, num_rows=1, output="prediction", predictions=[-7.5]))
+    log.append(work(3, num_rows=1))
     assert log.flush(timeout_s=10)
     found = {}
     for path in (tmp_path / "m").glob("*.parquet"):

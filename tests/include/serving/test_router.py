@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from include.errors import BadInputError, ServiceError, SetupError
-from include.serving.router import LATENCY_SAMPLES, Router, Routes, WindowCounters, bucket
+from include.serving.router import Router, Routes, bucket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,40 +91,21 @@ def test_routes_and_versions_outlive_the_process(tmp_path: Path) -> None:
     assert (again.state("m").revision, again.state("m").changed_at_s) == (2, 1000.0)
 
 
-def test_the_age_is_that_of_the_counters(tmp_path: Path) -> None:
+def test_the_age_is_that_of_the_routes(tmp_path: Path) -> None:
     times = {"now_s": 1000.0}
     router = Router(path=tmp_path / "router.json", now_s=lambda: times["now_s"])
-    router.restore()
-    assert router.age_s("m") == 0.0
     router.set_version("m", "1", {"uri": "/p1", "digest": "d1"})
     times["now_s"] = 1050.0
-    assert router.age_s("m") == 0.0  # never routed: nothing is counted
+    assert router.age_s("m") == 0.0  # never routed
     router.set_routes("m", Routes(champion="1"))
     times["now_s"] = 1160.0
-    assert router.age_s("m") == 110.0
-    again = Router(path=router.path, now_s=lambda: times["now_s"])
-    again.restore()
-    assert again.age_s("m") == 0.0
-    times["now_s"] = 1170.0
-    assert again.age_s("m") == 10.0
-    again.set_routes("m", Routes(champion="1", shadow="2"))
-    times["now_s"] = 1175.0
-    assert again.age_s("m") == 5.0
-    times["now_s"] = 900.0
-    assert again.age_s("m") == 0.0  # a clock that was set back
-
-
-def test_only_a_change_of_routes_resets_the_counters(tmp_path: Path) -> None:
-    router = Router(path=tmp_path / "router.json", now_s=iter([1.0, 2.0, 3.0]).__next__)
-    router.set_routes("m", Routes(champion="1"))
-    router.window("m", "1", "champion").add([0.5], num_rows=1, latency_ms=1.0)
     router.set_routes("m", Routes(champion="1"))
     router.set_version("m", "2", {"uri": "/p", "digest": "d"})
-    assert router.window("m", "1", "champion").requests == 1
-    assert router.state("m").changed_at_s == 1.0
+    assert (router.age_s("m"), router.state("m").revision) == (110.0, 1)
     router.set_routes("m", Routes(champion="1", shadow="2"))
-    assert router.window("m", "1", "champion").requests == 0
-    assert router.state("m").changed_at_s == 2.0
+    assert (router.age_s("m"), router.state("m").revision) == (0.0, 2)
+    times["now_s"] = 900.0
+    assert router.age_s("m") == 0.0  # a clock that was set back
 
 
 def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
@@ -143,31 +123,3 @@ def test_a_damaged_state_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(SetupError, match=r"must be readable JSON; got .* No port was opened"):
         Router(path=path).restore()
-
-
-def test_window_counters_add_up() -> None:
-    window = WindowCounters()
-    for number in range(1, 101):
-        window.add([0.75], num_rows=2, latency_ms=float(number))
-    window.add([], num_rows=0, latency_ms=1e6)
-    found = window.to_json(version="1", role="champion")
-    assert (found["requests"], found["errors"]) == (101, 1)
-    assert (found["prediction_sums"], found["num_predictions"]) == ([75.0], 200)
-    assert found["latency_ms"] == {"samples": 100, "p50": 51.0, "p95": 96.0, "p99": 100.0}
-    json.dumps(found, allow_nan=False)
-
-
-def test_each_class_adds_up_by_itself() -> None:
-    window = WindowCounters()
-    for _ in range(2):
-        window.add([0.5, 1.25, 0.25], num_rows=2, latency_ms=1.0)
-    found = window.to_json(version="1", role="champion")
-    assert (found["prediction_sums"], found["num_predictions"]) == ([1.0, 2.5, 0.5], 4)
-
-
-def test_latencies_are_of_the_newest_requests() -> None:
-    window = WindowCounters()
-    assert window.to_json(version="1", role="champion")["latency_ms"]["p95"] is None
-    for number in range(LATENCY_SAMPLES + 10):
-        window.add([0.5], num_rows=1, latency_ms=100.0 if number < 10 else 1.0)
-    assert window.to_json(version="1", role="champion")["latency_ms"]["p99"] == 1.0

@@ -53,7 +53,11 @@ def send(server: RunningModelServer, num_requests: int, *, num_rows: int = 2, **
 
 
 def counters(server: RunningModelServer) -> dict[str, dict[str, Any]]:
-    return {item["role"]: item for item in server.client.get_routes(model=MODEL)["counters"]}
+    return counters_of(server.client.get_routes(model=MODEL))
+
+
+def counters_of(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {item["role"]: item for item in state["counters"]}
 
 
 def scores(answer: dict[str, Any]) -> list[float]:
@@ -333,23 +337,36 @@ def test_without_a_token_file_no_admin_call_works(tmp_path: Path, storage: Stora
         server.stop()
 
 
-def test_kill_minus_nine_forgets_no_route(champion: RunningModelServer, load: Callable[..., str]) -> None:
+def test_kill_minus_nine_loses_no_route_no_count_and_no_answer(
+    champion: RunningModelServer, load: Callable[..., str]
+) -> None:
     client = champion.client
     client.set_routes(model=MODEL, champion="1", canary=load("2"), canary_share_pct=50, shadow=load("3"))
-    before = client.get_routes(model=MODEL)
-    killed_at_s = time.monotonic()
-    champion.kill()
+    assert {answer["model_version"] for answer in send(champion, 20)} == {"1", "2"}
+    until(lambda: counters(champion).get("shadow", {}).get("requests") == 20)
+    before, asked_at_s = client.get_routes(model=MODEL), time.monotonic()
+    champion.kill()  # within the two seconds in which nothing of this is in a file yet
     with pytest.raises(ServiceError, match="routes outlive a restart"):
         client.get_routes(model=MODEL)
     champion.start()
-    after = client.get_routes(model=MODEL)
-    assert (after["routes"], after["revision"], after["versions"]) == (
-        before["routes"],
-        before["revision"],
-        before["versions"],
-    )
-    assert (after["counters"], after["age_s"] < time.monotonic() - killed_at_s) == ([], True)  # both begin again
-    assert {answer["model_version"] for answer in send(champion, 20)} == {"1", "2"}
+    after, passed_s = client.get_routes(model=MODEL), time.monotonic() - asked_at_s
+    for name in ("routes", "revision", "versions", "counters"):
+        assert after[name] == before[name], name
+    assert before["age_s"] <= after["age_s"] < before["age_s"] + passed_s  # but for the time that it was away
+    client.flush()
+    logged = [row["request_id"] for row in rows(champion) if row["role"] != "shadow"]
+    assert sorted(logged) == sorted(f"r{number}" for number in range(20) for _ in range(2))
+    send(champion, 20)
+    assert counters(champion)["champion"]["requests"] == 2 * counters_of(before)["champion"]["requests"]
+
+
+def test_a_graceful_restart_goes_on_counting(champion: RunningModelServer) -> None:
+    send(champion, 10)
+    before = counters(champion)
+    assert champion.stop() == 0
+    champion.start()
+    assert counters(champion) == before
+    assert before["champion"]["requests"] == 10
 
 
 def test_a_package_that_was_damaged_meanwhile_keeps_no_other_from_serving(
@@ -390,14 +407,17 @@ def test_a_terminated_server_answers_what_it_began_and_writes_its_log(champion: 
     assert len(rows(champion)) >= 2 * len(answers)
 
 
-def test_a_full_disk_loses_log_rows_and_no_answer(champion: RunningModelServer) -> None:
+def test_a_disk_that_takes_no_files_loses_neither_answers_nor_rows(champion: RunningModelServer) -> None:
     folder = Path(champion.storage.predictions(MODEL))
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.write_text("a file where the folder should be: no row can be written")
-    before = champion.client.flush()["dropped_rows"]
     assert len(send(champion, 5)) == 5
-    assert champion.client.flush()["dropped_rows"] == before + 10
+    with pytest.raises(ServiceError, match=r"must be in files within 60 s; got 10 rows that wait"):
+        champion.client.flush()
     assert len(send(champion, 5)) == 5
+    folder.unlink()
+    assert champion.client.flush()["pending_rows"] == 0
+    assert len(rows(champion)) == 20
 
 
 @pytest.fixture
@@ -419,7 +439,8 @@ def test_what_prevents_a_start_is_named(
     assert (no_token.returncode, "Write a random token" in no_token.stderr) == (78, True)
     remote = started("--port", "0", "--storage", "s3://bucket/lake")
     assert (remote.returncode, "Name a folder" in remote.stderr) == (78, True)
-    (tmp_path / "state").mkdir()
+    twice = started("--port", "0", *storage, "--state", str(model_server.folder / "state"))
+    assert (twice.returncode, "must belong to one server" in twice.stderr) == (78, True)
     (tmp_path / "state" / "router.json").write_text("{")
     damaged = started("--port", "0", *storage)
     assert (damaged.returncode, "must be readable JSON" in damaged.stderr) == (78, True)

@@ -211,11 +211,11 @@ def test_predictions_survive_arrow() -> None:
         (MULTICLASS, [[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]),
         (SQUARED, [-7.0]),
     ):
-        array = pa.array(predicted, output_type(task))
+        array = pa.array(predicted, output_type(num_classes=len(task.classes)))
         assert to_numpy(array.slice(0), task=task).tolist() == predicted
     assert as_columns(np.zeros(4)).shape == (4, 1)
     with pytest.raises(ValueError, match=r"3 probabilities a row; got \[2\]"):
-        to_numpy(pa.array([[0.5, 0.5]], output_type(MULTICLASS)), task=MULTICLASS)
+        to_numpy(pa.array([[0.5, 0.5]], output_type(num_classes=3)), task=MULTICLASS)
 
 
 @pytest.mark.parametrize(
