@@ -16,7 +16,7 @@ CONSEQUENCES = {
     "triggerer": "Deferred tasks wait; the next one takes them over when its last heartbeat is 15 s old.",
     "api-server": "The UI is away; tasks ask again until it is back.",
     "dag-processor": "Changed Dag files are seen later. Nothing else.",
-    "model-server": "Callers get connection errors, then 503 while versions load. A canary counts anew.",
+    "model-server": "Callers get connection errors, then 503 while versions load. A canary goes on counting.",
     "mlflow": "Tasks of training and deployment retry.",
     "postgres": "It replays its log. Scheduler, Dag processor and triggerer end and are started again.",
     "supervisor": "Nothing; but nobody starts what else ends, until `make up` starts another one.",

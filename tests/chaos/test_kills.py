@@ -158,6 +158,7 @@ def test_kills_over_the_whole_loop_leave_the_same_end(deploy: Callable[[str], De
     assert all(run["equal"].values()), {name: undisturbed[name] for name, same in run["equal"].items() if not same}
     assert all(kill.recovered_s is not None for kill in kills)
     assert run["requests"]["never_answered"] == 0
+    assert run["requests"]["answered_but_not_logged"] == 0
     if NUM_MONTHS == FULL_NUM_MONTHS:
         assert len(kills) >= MIN_KILLS
         stages = {kill.victim.partition(".")[0] for kill in kills if kill.kind == "task"}
