@@ -20,8 +20,9 @@ class TrainModelOperator(BaseOperator):
 
     The same snapshot, overrides, spec and code are the same job, and training is deterministic. So a retry, and a clear
     of a task that succeeded, return the kept result of a complete job without training again, and else continue at the
-    newest checkpoint; to train anew, change the `seed`. `on_kill`, a timeout and the death of the task, by SIGKILL too,
-    stop the child, which saves a checkpoint first.
+    newest checkpoint; to train anew, change the `seed`. One process at a time trains a job, and tries share it.
+    `on_kill` and a timeout stop it, with a checkpoint. When the task gets SIGKILL it goes on, and the next try on this
+    machine follows it; when none comes within ten minutes it saves a checkpoint and ends.
 
     Args:
         model: Name of the model's folder.
@@ -33,8 +34,9 @@ class TrainModelOperator(BaseOperator):
         `model`, `job_uri`, `job_key`, `window`, `num_epochs`, `validation_loss`, `device`, `seconds` by step.
 
     Raises:
-        BadInputError: The job or its data cannot be used.
-        TrainingError: It was interrupted; a retry continues.
+        BadInputError: The job, its data or the model's code cannot be used; no retry follows.
+        SetupError: It needs more memory than there is; no retry follows.
+        TrainingError: It was interrupted, or this machine cannot train; a retry continues at the newest checkpoint.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("model", "snapshot", "overrides", "lake_conn_id")
@@ -66,12 +68,12 @@ class TrainModelOperator(BaseOperator):
         job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
         if read_result(job, storage=storage) is None:
             self._trainer = TrainerProcess(
-                job_uri=job.uri, secrets=storage.options, timeout_s=spec.training.timeout_s, say=self.log.info
+                job=job, storage=storage, timeout_s=spec.training.timeout_s, say=self.log.info
             )
             self._trainer.run()
         return finished_job(job, storage=storage)
 
     def on_kill(self) -> None:
-        """Stop the child; it saves a checkpoint."""
+        """Stop the trainer; it saves a checkpoint."""
         if self._trainer is not None:
             self._trainer.terminate()

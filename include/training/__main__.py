@@ -1,7 +1,6 @@
 """The training command: `python -m include.training --job <uri of job.json>`, on a laptop, in a pod, under torchrun.
 
-Exit codes: 0 done, 64 bad job, 65 bad data, 75 interrupted. SIGTERM saves a checkpoint, the next start
-continues from it.
+Exit codes: see `exit_codes.py`. SIGTERM saves a checkpoint, the next start continues from it.
 """
 
 from __future__ import annotations

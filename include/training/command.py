@@ -6,65 +6,35 @@ import argparse
 import contextlib
 import hashlib
 import os
-import signal
 import sys
-import threading
 import time
+import traceback
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import BadInputError, TradewindError
 from include.lake.storage import Storage
 from include.training.commit import current_commit
+from include.training.endings import exit_code_of
+from include.training.exit_codes import ExitCode
 from include.training.job import load_job
+from include.training.local_run import LocalRun
+from include.training.stop import LEASE_S, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
     from include.training.fit import Fitted
     from include.training.job import Job
     from include.training.result import Result
     from include.training.rows import Rows
 
-EXIT_DONE = 0
-EXIT_BAD_JOB = 64
-EXIT_BAD_DATA = 65
-EXIT_INTERRUPTED = 75
-
 STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP")
 """Environment that opens an object store: secrets reach the trainer by no other way."""
 
-GRACE_S = 20.0
-"""Seconds to save a checkpoint after being asked to stop."""
-
 _PACKAGES = ("torch", "numpy", "pyarrow", "onnxruntime-gpu", "onnxruntime")
 _TRACED_ROWS = 64
-
-
-class _Stop:
-    """Whether someone asked the trainer to end: by SIGTERM, or by closing its standard input."""
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-
-    def __call__(self) -> bool:
-        return self._asked.is_set()
-
-    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked.set()
-
-    def watch_stdin(self) -> None:
-        """Ask when standard input ends, which it does whenever its writer is gone, after SIGKILL too."""
-
-        def wait() -> None:
-            while os.read(0, 1024):
-                pass
-            self._asked.set()
-            time.sleep(GRACE_S)
-            os._exit(EXIT_INTERRUPTED)  # it hangs in a library, and nobody is left to kill it
-
-        threading.Thread(target=wait, daemon=True).start()
 
 
 class _Watch:
@@ -85,58 +55,74 @@ def main(arguments: Sequence[str]) -> int:
     """Run one job and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m include.training", description="Train one job.")
     parser.add_argument("--job", required=True, help="URI of job.json")
-    parser.add_argument("--stop-with-stdin", action="store_true", help="end as on SIGTERM when standard input closes")
+    parser.add_argument("--local-run", type=Path, help="folder that a task on this machine shares with the trainer")
+    parser.add_argument("--lease-s", type=float, default=LEASE_S, help="seconds to go on when no task follows it")
     options = parser.parse_args(arguments)
-    stop = _Stop()
-    signal.signal(signal.SIGTERM, stop.on_signal)
-    if options.stop_with_stdin:
-        stop.watch_stdin()
+    run = LocalRun(folder=options.local_run) if options.local_run else None
+    if run:
+        run.enter(os.getpid())
+    stop = Stop(run=run, lease_s=options.lease_s)
+    stop.listen()
+    code = _run(options.job, stop=stop)
+    if run:
+        run.leave(code)
+    return code
+
+
+def _run(job_uri: str, *, stop: Stop) -> int:
+    """Load, then train; each error is said, and becomes the code that tells who has to do something about it."""
     secrets = {name: os.environ[name] for name in STORAGE_VARIABLES if name in os.environ}
-    storage = Storage(root=options.job, options=secrets)
+    storage = Storage(root=job_uri, options=secrets)
+    blame = ExitCode.BAD_JOB
     try:
-        job = load_job(options.job, storage=storage)
+        job = load_job(job_uri, storage=storage)
         _require_same_commit(job)
         job.training  # noqa: B018 - refuses parameters before any row is read
-    except TradewindError as error:
-        return _fail(EXIT_BAD_JOB, error)
-    return _run(job, storage=storage, stop=stop)
+        if _is_done(job, storage=storage):
+            return ExitCode.DONE
+        watch = _Watch()
+        blame = ExitCode.BAD_DATA
+        rows = _load(job, storage=storage, watch=watch)
+        blame = ExitCode.BAD_JOB
+        return _train(job, rows, storage=storage, stop=stop, watch=watch)
+    except Exception as error:  # noqa: BLE001 - the last place where an error can be told apart from another
+        if not isinstance(error, TradewindError):
+            traceback.print_exc(file=sys.stdout)
+        _say(f"error: {error}")
+        return exit_code_of(error, refused=blame)
 
 
-def _run(job: Job, *, storage: Storage, stop: _Stop) -> int:
+def _is_done(job: Job, *, storage: Storage) -> bool:
     from include.training.result import read_result
+
+    found = read_result(job, storage=storage)
+    if found:
+        _say(f"job {job.key} is done already")
+    return found is not None
+
+
+def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
     from include.training.rows import load_rows
 
-    if read_result(job, storage=storage):
-        _say(f"job {job.key} is done already")
-        return EXIT_DONE
-    watch = _Watch()
-    try:
-        rows = load_rows(job, storage=storage)
-    except TradewindError as error:
-        return _fail(EXIT_BAD_DATA, error)
+    rows = load_rows(job, storage=storage)
     _say(f"job {job.key}: {rows.num_train} rows to train, {len(rows.label_B) - rows.num_train} held out")
     watch.lap("read")
-    from include.training.fit import InterruptedTrainingError
-
-    watch.lap("import")
-    try:
-        _train(job, rows, storage=storage, stop=stop, watch=watch)
-    except InterruptedTrainingError as error:
-        _say(f"interrupted: {error}; a checkpoint is saved")
-        return EXIT_INTERRUPTED
-    except TradewindError as error:
-        return _fail(EXIT_BAD_JOB, error)
-    return EXIT_DONE
+    return rows
 
 
-def _train(job: Job, rows: Rows, *, storage: Storage, stop: _Stop, watch: _Watch) -> None:
+def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch) -> int:
     from include.training.checkpoints import Checkpoints
     from include.training.export import export_onnx
-    from include.training.fit import fit
+    from include.training.fit import InterruptedTrainingError, fit
     from include.training.result import ENCODING_FILE, GRAPH_FILE, write_result
 
-    checkpoints = Checkpoints(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage)
-    fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say)
+    watch.lap("import")
+    checkpoints = Checkpoints.of_job(job, storage=storage)
+    try:
+        fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say)
+    except InterruptedTrainingError as error:
+        _say(f"interrupted by {stop.why}: {error}")
+        return ExitCode.INTERRUPTED
     watch.lap("fit")
     newest = slice(-_TRACED_ROWS, None)
     graph = export_onnx(
@@ -150,6 +136,7 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: _Stop, watch: _Watch
     result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds)
     write_result(job, result, contents=contents, storage=storage)
     _say("done: " + ", ".join(f"{step} {spent:.1f} s" for step, spent in watch.seconds.items()))
+    return ExitCode.DONE
 
 
 def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes], seconds: dict[str, float]) -> Result:
@@ -188,11 +175,6 @@ def _require_same_commit(job: Job) -> None:
             f"job {job.key} must be trained by the code of commit {job.commit}; got {found}. Nothing was trained. "
             "Start the training again from the Dag, or run the trainer image of that commit."
         )
-
-
-def _fail(code: int, error: TradewindError) -> int:
-    _say(f"error: {error}")
-    return code
 
 
 def _say(line: str) -> None:

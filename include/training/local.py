@@ -1,4 +1,18 @@
-"""The trainer as a child process: it ends when its task ends, however that ends."""
+"""The trainer as a child process of a task: it outlives a killed task for a while, and the next try goes on with it.
+
+What happens to the trainer when its task ends otherwise than by itself:
+
+| the task | the trainer | the next try |
+|---|---|---|
+| gets SIGTERM: on_kill, mark failed, clear, `down`, a worker that stops | saves a checkpoint, ends | continues there |
+| takes too long, or raises | the same | the same |
+| gets SIGKILL, or its worker dies | goes on for `LEASE_S`, then saves a checkpoint, ends | follows it to its end |
+
+A killed task says nothing about whether the work is still wanted. To end the trainer at once, as a pipe from its parent
+would, throws away what it did since its checkpoint, and its imports and data; to let it run on leaves a process that
+nobody knows of. So it lives on a lease, which a task renews by following: the kernel knows who follows, since each task
+holds a share of a lock, and lets go of it with the process.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +21,35 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.errors import BadInputError, TrainingError
-from include.training.command import EXIT_BAD_DATA, EXIT_BAD_JOB, EXIT_DONE, EXIT_INTERRUPTED, GRACE_S
+from include.errors import TrainingError
+from include.runtime import processes
+from include.training.failure_kinds import Failure, FailureKind
+from include.training.failures import Evidence, classify, decide_outcome
+from include.training.local_run import LocalRun
+from include.training.log_tail import LogTail
+from include.training.result import Result, read_result
+from include.training.stop import GRACE_S, LEASE_S
+from include.training.submit import newest_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from include.lake.storage import Storage
+    from include.runtime.processes import ManagedProcess
+    from include.training.job import Job
+    from include.training.local_run import Follower
+
 _REPO = Path(__file__).parents[2]
 _NUM_LINES_KEPT = 5
+_POLL_S = 0.05
+_ENTER_S = 30.0
+"""Seconds in which a trainer that holds its lock has said which process it is, or has ended."""
 # Airflow's settings and connections, the databases' URLs with their passwords, and the registry's credentials: the
 # trainer opens the storage and nothing else.
 _NOT_THE_TRAINERS = ("AIRFLOW", "TRADEWIND_DATABASE", "MLFLOW_")
@@ -28,87 +57,163 @@ _NOT_THE_TRAINERS = ("AIRFLOW", "TRADEWIND_DATABASE", "MLFLOW_")
 
 @dataclass(kw_only=True)
 class TrainerProcess:
-    """Runs `python -m include.training` in a process group of its own.
-
-    The child holds the reading end of a pipe whose writing end is this process: it stops, with a checkpoint, when that
-    closes, which it does even when this process gets SIGKILL.
+    """Runs `python -m include.training` for one job, or follows the process that does already.
 
     Args:
-        job_uri: The job.
-        secrets: Environment that opens the storage.
-        timeout_s: Seconds until it is stopped.
-        say: Gets each line that the trainer prints.
+        job: The job.
+        storage: Where it lies; its options reach the trainer by its environment.
+        timeout_s: Seconds after the trainer's start at which it is stopped.
+        say: Gets each line that the trainer prints, soon after.
+        lease_s: Seconds that the trainer goes on when no task follows it.
     """
 
-    job_uri: str
-    secrets: Mapping[str, str] = field(repr=False)
+    job: Job
+    storage: Storage = field(repr=False)
     timeout_s: float
     say: Callable[[str], None]
-    _child: subprocess.Popen[str] | None = None
-    _took_too_long: bool = False
+    lease_s: float = LEASE_S
+    _process: ManagedProcess | None = None
+    _child: subprocess.Popen[bytes] | None = None
+    _follower: Follower | None = None
+    _stopped: Failure | None = None
+    _stopped_at_s: float = 0.0
+    _is_left: bool = False
 
-    def run(self) -> None:
-        """Run the job to its end.
+    def run(self) -> Result:
+        """Train the job to its end and return its result.
 
         Raises:
-            BadInputError: The trainer refuses the job or its data; a retry would end the same.
-            TrainingError: It was stopped, took too long, or crashed; a retry continues from its checkpoint.
+            TradewindError: It ended without one; the class says who has to do something about it.
         """
-        child = self._child = self._start()
-        timer = threading.Timer(self.timeout_s, self._give_up)
-        timer.start()
-        last: deque[str] = deque(maxlen=_NUM_LINES_KEPT)
-        try:
-            for line in child.stdout or ():
-                last.append(line.rstrip())
-                self.say(line.rstrip())
-            code = child.wait()
-        finally:
-            timer.cancel()
-            _end(child)
-        limit_s = self.timeout_s if self._took_too_long else None
-        _require_success(code, last, job_uri=self.job_uri, limit_s=limit_s)
+        run = LocalRun.of(self.job.uri)
+        with run.followed() as self._follower:
+            is_survivor, evidence = self._attend(run)
+            if is_survivor and _may_start_anew(evidence):
+                self.say("the trainer of an earlier try has ended with a checkpoint; another one continues there")
+                _, evidence = self._attend(run)
+        result = read_result(self.job, storage=self.storage)
+        if result is not None:
+            return result
+        outcome = decide_outcome(result, evidence)
+        failure = (outcome.failure if outcome else None) or Failure(kind=FailureKind.UNKNOWN)
+        checkpoint = newest_checkpoint(self.job, storage=self.storage)
+        raise failure.error(f"training job {self.job.uri}", checkpoint=checkpoint)
 
     def terminate(self) -> None:
-        """Ask the trainer to save a checkpoint and end. It does not wait, so that a signal handler may call it."""
-        if self._child is not None and self._child.poll() is None:
-            _signal(self._child, signal.SIGTERM)
+        """Ask the trainer to save a checkpoint and end, unless another task follows it too.
 
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "include.training", "--job", self.job_uri, "--stop-with-stdin"],
-            cwd=_REPO,
-            env=_environment(self.secrets),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        It does not wait for that, so that a signal handler may call it.
+        """
+        self._stop(Failure(kind=FailureKind.INTERRUPTED, evidence=("the task was asked to stop",)))
 
-    def _give_up(self) -> None:
-        self._took_too_long = True
-        self.terminate()
-        if self._child is not None and self._child.stdin:
-            self._child.stdin.close()  # a trainer that does not react to SIGTERM ends itself a while after this
+    def _attend(self, run: LocalRun) -> tuple[bool, Evidence]:
+        """Start a trainer, or find the one that lives, and follow it to its end; return whether it was found."""
+        num_kills = num_memory_kills()
+        lock = run.claim()
+        process = self._find(run) if lock is None else self._start(run, lock)
+        self._process = process
+        if self._stopped:
+            processes.ask_to_stop(process)  # this task was ended before there was a process
+        said: deque[str] = deque(maxlen=_NUM_LINES_KEPT)
+        try:
+            self._follow(run, process, said)
+        finally:
+            self._end(process)
+        exit_code = self._child.returncode if self._child else run.exit_code()
+        stopped = self._stopped
+        if exit_code == -signal.SIGKILL and not stopped and (more := num_memory_kills() - num_kills):
+            seen = f"it got SIGKILL, and the kernel ended {more} process(es) for want of memory while it ran"
+            stopped = Failure(kind=FailureKind.OUT_OF_MEMORY, evidence=(seen, *said))
+        return lock is None, Evidence(exit_code=exit_code, is_gone=True, stopped=stopped, said=tuple(said))
+
+    def _find(self, run: LocalRun) -> ManagedProcess:
+        self._child = None
+        deadline_s = time.monotonic() + _ENTER_S
+        while (process := run.trainer()) is None:
+            if time.monotonic() > deadline_s:
+                raise TrainingError(
+                    f"the trainer that holds {run.folder} must say within {_ENTER_S:g} s which process it is; got "
+                    "nothing. Checkpoints are kept. A retry looks again."
+                )
+            time.sleep(_POLL_S)
+        self.say(f"process {process.pid} trains this job since {process.started_at.isoformat()}: going on with it")
+        return process
+
+    def _start(self, run: LocalRun, lock: int) -> ManagedProcess:
+        options = ["--job", self.job.uri, "--local-run", str(run.folder), "--lease-s", str(self.lease_s)]
+        try:
+            with run.log.open("ab") as log:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "include.training", *options],
+                    cwd=_REPO,
+                    env=_environment(self.storage.options),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(lock,),  # it holds the lock from its first moment on, and as long as it lives
+                )
+            return run.enter(self._child.pid)
+        finally:
+            os.close(lock)
+
+    def _follow(self, run: LocalRun, process: ManagedProcess, said: deque[str]) -> None:
+        """Pass on what the trainer prints until it has ended, or until this task has to leave it."""
+        tail = LogTail(path=run.log, position=run.heard())
+        age_s = max(0.0, time.time() - process.started_at.timestamp()) if self._child is None else 0.0
+        deadline_s = time.monotonic() + self.timeout_s - age_s
+        is_over = False
+        while not (is_over or self._is_left):
+            is_over = not process.is_running  # asked first, so that what it printed last is still read
+            for line in tail.lines(is_over=is_over):
+                said.append(line)
+                self.say(line)
+                run.heard(tail.position)
+            if time.monotonic() > deadline_s and not self._stopped:
+                took = f"training.timeout_s is {self.timeout_s:g} s"
+                self._stop(Failure(kind=FailureKind.DEADLINE, evidence=(took,)))
+            if self._stopped and time.monotonic() > self._stopped_at_s + GRACE_S:
+                break
+            if not is_over:
+                time.sleep(_POLL_S)
+
+    def _stop(self, why: Failure) -> None:
+        self._stopped, self._stopped_at_s = self._stopped or why, time.monotonic()
+        if self._process is None or self._follower is None:
+            return
+        if self._follower.is_alone():
+            processes.ask_to_stop(self._process)
+        else:
+            self._is_left = True
+
+    def _end(self, process: ManagedProcess) -> None:
+        """Leave no trainer behind that nobody follows: let it save a checkpoint for its grace, then kill it."""
+        if process.is_running and not self._is_left:
+            if not self._stopped:
+                self._stop(Failure(kind=FailureKind.INTERRUPTED, evidence=("the task could not follow it",)))
+            deadline_s = self._stopped_at_s + GRACE_S
+            while process.is_running and not self._is_left and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+            if process.is_running and not self._is_left:
+                _kill(process)
+        if self._child and not self._is_left:
+            self._child.wait()
 
 
-def _end(child: subprocess.Popen[str]) -> None:
-    """Let the child save a checkpoint for 20 s, then kill it and all that it started."""
-    if child.poll() is None:
-        _signal(child, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=GRACE_S)
-    _signal(child, signal.SIGKILL)
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe:
-            pipe.close()
+def _kill(process: ManagedProcess) -> None:
+    """End a trainer that does not end by itself, and all that it started."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(process.pid)
+        for found in (*leader.children(recursive=True), leader):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.kill()
 
 
-def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+def _may_start_anew(evidence: Evidence) -> bool:
+    """Return whether a trainer of an earlier try ended by what befell that try, not by what it was given."""
+    failure = classify(evidence)
+    return evidence.stopped is None and failure is not None and failure.is_infrastructure
 
 
 def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
@@ -117,21 +222,10 @@ def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
     return ours | dict(secrets) | {"PYTHONUNBUFFERED": "1"}
 
 
-def _require_success(code: int, last: deque[str], *, job_uri: str, limit_s: float | None) -> None:
-    if code == EXIT_DONE:
-        return
-    said = " | ".join(last) or "nothing"
-    what = f"training job {job_uri}"
-    if limit_s is not None:
-        raise TrainingError(
-            f"{what} must end within {limit_s:g} s; got no end. A checkpoint is saved. A retry continues "
-            "there; or raise training.timeout_s."
-        )
-    if code in (EXIT_BAD_JOB, EXIT_BAD_DATA):
-        raise BadInputError(f"{what} was refused with exit code {code}; the trainer said: {said}")
-    if code == EXIT_INTERRUPTED:
-        raise TrainingError(f"{what} was interrupted. A checkpoint is saved. A retry continues there.")
-    raise TrainingError(
-        f"{what} must exit with 0; got {code}, and the trainer said: {said}. Checkpoints are kept. A retry "
-        "continues at the newest one."
-    )
+def num_memory_kills() -> int:
+    """Return how many processes the kernel has ended for want of memory since the machine started; 0 if it hides it."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

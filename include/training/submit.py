@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from include.errors import BadInputError, TrainingError
+from include.training.checkpoints import Checkpoints
 from include.training.commit import current_commit
 from include.training.job import Job, SnapshotRef, make_job
 from include.training.result import read_result
@@ -72,3 +73,8 @@ def finished_job(job: Job, *, storage: Storage) -> dict[str, Any]:
         "device": result.device,
         "seconds": result.seconds,
     }
+
+
+def newest_checkpoint(job: Job, *, storage: Storage) -> str | None:
+    """Return where a job's newest checkpoint lies, None if there is none; its bytes are not read."""
+    return Checkpoints.of_job(job, storage=storage).newest_uri()

@@ -117,7 +117,7 @@ def test_the_job_is_written_before_the_pod_and_read_after_it(
 
     def run_pod(self: KubernetesPodOperator, context: Any) -> None:
         """Do what the pod would: run the command on the job file."""
-        assert command.main(self.arguments) == command.EXIT_DONE
+        assert command.main(self.arguments) == 0
 
     def defer(self: KubernetesPodOperator, context: Any) -> None:
         raise TaskDeferred(trigger=None, method_name="trigger_reentry")

@@ -80,7 +80,7 @@ def train(home: Home, seed: int) -> tuple[str, str]:
     storage = home.storage
     snapshot = build_snapshot(spec=SPEC, storage=storage, window=MONTHS)
     job = make_job(spec=SPEC, snapshot=snapshot.ref, commit=current_commit(), storage=storage, params=TINY, seed=seed)
-    TrainerProcess(job_uri=job.uri, secrets={}, timeout_s=300, say=print).run()
+    TrainerProcess(job=job, storage=storage, timeout_s=300, say=print).run()
     evaluate(job, storage=storage, champion=None)
     made = assemble_package(job, storage=storage).package
     folder = home.mlflow / "1" / f"run{seed}" / "artifacts" / "package"

@@ -34,6 +34,7 @@ from include.tasks.outputs import to_numpy
 from include.training import command
 from include.training.commit import VARIABLE
 from include.training.evaluate import evaluate
+from include.training.exit_codes import ExitCode
 from include.training.job import make_job
 from include.training.snapshot import build_snapshot
 from tests.running import RunningModelServer
@@ -75,7 +76,7 @@ class World:
         """Train, judge, pack and register a version of the window; return it and its package's metrics."""
         snapshot = build_snapshot(spec=self.spec, storage=self.storage, window=WINDOW)
         job = make_job(spec=self.spec, snapshot=snapshot.ref, commit=COMMIT, storage=self.storage, seed=seed)
-        assert command.main(["--job", job.uri]) == command.EXIT_DONE
+        assert command.main(["--job", job.uri]) == ExitCode.DONE
         champion = load_champion(tracking_uri=self.mlflow_url, model=self.spec.name, storage=self.storage)
         beside = get_version(self.mlflow_url, model=self.spec.name, version=champion.version) if champion else None
         assert evaluate(job, storage=self.storage, champion=beside).judgement.may_continue
@@ -301,7 +302,7 @@ def test_labels_that_are_none_stop_the_training_and_say_so(
         publish(world.spec, storage, partition, rows=rows)
     snapshot = build_snapshot(spec=world.spec, storage=storage, window=WINDOW)
     job = make_job(spec=world.spec, snapshot=snapshot.ref, commit=COMMIT, storage=storage)
-    assert command.main(["--job", job.uri]) == command.EXIT_BAD_DATA
+    assert command.main(["--job", job.uri]) == ExitCode.BAD_DATA
     assert message in capsys.readouterr().out
 
 
@@ -326,5 +327,5 @@ def test_a_class_that_the_window_never_saw_stops_the_training(
         publish(spec, storage, partition, rows=rows.filter(pc.not_equal(rows["outcome"], "large")))
     snapshot = build_snapshot(spec=spec, storage=storage, window=WINDOW)
     job = make_job(spec=spec, snapshot=snapshot.ref, commit=COMMIT, storage=storage)
-    assert command.main(["--job", job.uri]) == command.EXIT_BAD_DATA
+    assert command.main(["--job", job.uri]) == ExitCode.BAD_DATA
     assert "every class of label.classes among its training rows; got no large" in capsys.readouterr().out

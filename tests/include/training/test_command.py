@@ -14,10 +14,11 @@ import pytest
 from include.compression.graphs import open_graph, score
 from include.lake.storage import Storage
 from include.training import command
-from include.training.command import EXIT_BAD_DATA, EXIT_BAD_JOB, EXIT_DONE, EXIT_INTERRUPTED
+from include.training.exit_codes import ExitCode
 from include.training.metrics import log_loss
 from include.training.result import GRAPH_FILE, RESULT_FILE, Result, read_result
 from include.training.rows import load_rows
+from include.training.stop import Stop
 from tests.snapshots import small_job, small_table, write_snapshot
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def change(num_steps: int | None) -> None:
         stop = StopAfter(num_steps) if num_steps is not None else (lambda: False)
-        monkeypatch.setattr(command._Stop, "__call__", lambda _self: stop())
+        monkeypatch.setattr(Stop, "__call__", lambda _self: stop())
 
     return change
 
 
 def test_a_job_leaves_a_graph_that_beats_the_base_rate(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     job = small_job(storage)
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     result, rows = result_of(job, storage), load_rows(job, storage=storage)
     graph = open_graph(Path(job.output_uri, GRAPH_FILE).read_bytes())
     held_out = slice(rows.num_train, None)
@@ -75,7 +76,7 @@ def test_a_job_leaves_a_graph_that_beats_the_base_rate(storage: Storage, capsys:
 
 def test_the_graph_takes_any_number_of_rows_and_any_gap(storage: Storage) -> None:
     job = small_job(storage, max_epochs=1, patience_epochs=1)
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     graph = open_graph(Path(job.output_uri, GRAPH_FILE).read_bytes())
     for num_rows in (0, 1, 7):
         categorical_BC = np.zeros((num_rows, 4), dtype=np.int64)  # 0: never seen
@@ -88,7 +89,7 @@ def test_the_graph_takes_any_number_of_rows_and_any_gap(storage: Storage) -> Non
 def test_the_same_job_gives_the_same_bytes(storage: Storage, tmp_path: Path) -> None:
     other = Storage(root=str(tmp_path / "other"))
     one, two = small_job(storage), small_job(other)
-    assert run(one) == run(two) == EXIT_DONE
+    assert run(one) == run(two) == ExitCode.DONE
     assert one.hash == two.hash
     assert result_of(one, storage).files == result_of(two, other).files
     another_seed = small_job(storage).model_copy(update={"seed": 1})
@@ -102,28 +103,28 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(
     other = Storage(root=str(tmp_path / "undisturbed"))
     undisturbed, job = small_job(other), small_job(storage)
     stop_after(None)
-    assert run(undisturbed) == EXIT_DONE
+    assert run(undisturbed) == ExitCode.DONE
     stop_after(num_steps)
-    assert run(job) == EXIT_INTERRUPTED
+    assert run(job) == ExitCode.INTERRUPTED
     assert read_result(job, storage=storage) is None
     stop_after(3)
-    assert run(job) == EXIT_INTERRUPTED
+    assert run(job) == ExitCode.INTERRUPTED
     stop_after(None)
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     wanted, found = result_of(undisturbed, other), result_of(job, storage)
     assert (found.files, found.epochs, found.best_epoch) == (wanted.files, wanted.epochs, wanted.best_epoch)
 
 
 def test_a_complete_result_is_not_made_again(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
     job = small_job(storage)
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     before = Path(job.output_uri, RESULT_FILE).read_bytes()
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     assert "is done already" in capsys.readouterr().out
     assert Path(job.output_uri, RESULT_FILE).read_bytes() == before
     Path(job.output_uri, GRAPH_FILE).write_bytes(b"damaged")
     shutil.rmtree(job.checkpoint_uri, ignore_errors=True)
-    assert run(job) == EXIT_DONE
+    assert run(job) == ExitCode.DONE
     assert result_of(job, storage).files == Result.model_validate_json(before).files
 
 
@@ -141,19 +142,19 @@ def test_a_file_that_is_no_job_is_64(
 ) -> None:
     path = tmp_path / "job.json"
     path.write_text(text)
-    assert command.main(["--job", str(path)]) == EXIT_BAD_JOB
+    assert command.main(["--job", str(path)]) == ExitCode.BAD_JOB
     said = capsys.readouterr().out
     assert message in said
     assert "Nothing was trained." in said
 
 
 def test_a_job_that_is_not_there_is_64(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--job", str(tmp_path / "job.json")]) == EXIT_BAD_JOB
+    assert command.main(["--job", str(tmp_path / "job.json")]) == ExitCode.BAD_JOB
     assert "must exist; got no file" in capsys.readouterr().out
 
 
 def test_another_commit_is_64(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(small_job(storage, commit="another")) == EXIT_BAD_JOB
+    assert run(small_job(storage, commit="another")) == ExitCode.BAD_JOB
     assert "must be trained by the code of commit another; got commit-of-the-tests" in capsys.readouterr().out
 
 
@@ -177,7 +178,7 @@ def edited(job: Job, **changes: object) -> Job:
 def test_parameters_that_cannot_be_are_64(
     storage: Storage, params: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(edited(small_job(storage), params=params)) == EXIT_BAD_JOB
+    assert run(edited(small_job(storage), params=params)) == ExitCode.BAD_JOB
     assert message in capsys.readouterr().out
 
 
@@ -208,7 +209,7 @@ def with_one_outcome(table: pa.Table) -> pa.Table:
 def test_rows_that_cannot_train_are_65(
     storage: Storage, spoil: Callable[[pa.Table], pa.Table], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(small_job(storage, table=spoil(small_table(400)))) == EXIT_BAD_DATA
+    assert run(small_job(storage, table=spoil(small_table(400)))) == ExitCode.BAD_DATA
     said = capsys.readouterr().out
     assert message in said
     assert "Nothing was trained." in said
@@ -224,7 +225,7 @@ def test_a_damaged_snapshot_is_65(storage: Storage, damage: str, capsys: pytest.
         path.unlink()
     else:
         write_snapshot(storage, small_table(seed=6))
-    assert run(job) == EXIT_BAD_DATA
+    assert run(job) == ExitCode.BAD_DATA
     assert "Nothing was" in capsys.readouterr().out
 
 
@@ -234,5 +235,5 @@ def test_bytes_that_are_no_parquet_are_65(storage: Storage, capsys: pytest.Captu
     job = small_job(storage)
     Path(job.snapshot.uri, "data.parquet").write_bytes(b"no parquet")
     snapshot = job.snapshot.model_dump(mode="json") | {"sha256": hashlib.sha256(b"no parquet").hexdigest()}
-    assert run(edited(job, snapshot=snapshot)) == EXIT_BAD_DATA
+    assert run(edited(job, snapshot=snapshot)) == ExitCode.BAD_DATA
     assert "must hold Parquet" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from include.spec import GatesSpec
 from include.tasks import task_of
 from include.training import command
 from include.training.evaluate import EVALUATION_FILE, evaluate, measure_slices
+from include.training.exit_codes import ExitCode
 from tests.snapshots import SPEC, small_job
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def trained(storage: Storage, gates: GatesSpec | None = None) -> Job:
     """Return a finished job; one that is complete is not trained again."""
     gates = gates or GatesSpec(min_validation_rows=400)
     job = small_job(storage, spec=SPEC.model_copy(update={"gates": gates}))
-    assert command.main(["--job", job.uri]) == command.EXIT_DONE
+    assert command.main(["--job", job.uri]) == ExitCode.DONE
     return job
 
 

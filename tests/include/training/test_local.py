@@ -1,4 +1,4 @@
-"""The trainer as a real child process: refused, stopped, abandoned."""
+"""The trainer as a real child process: refused, stopped, killed, abandoned, found again."""
 
 from __future__ import annotations
 
@@ -6,41 +6,130 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from include.errors import BadInputError, TrainingError
 from include.lake.storage import Storage
 from include.training import command
 from include.training.commit import VARIABLE
+from include.training.exit_codes import ExitCode
 from include.training.local import TrainerProcess, _environment
-from include.training.result import read_result
+from include.training.local_run import LocalRun
+from include.training.log_tail import LogTail
+from include.training.result import Result, read_result
+from include.training.submit import newest_checkpoint
 from tests.snapshots import small_job, small_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from include.training.job import Job
 
 ROOT = Path(__file__).parents[3]
-LONG = {"max_epochs": 60, "patience_epochs": 60, "learning_rate": 1e-5}
+LONG: dict[str, Any] = {"max_epochs": 60, "patience_epochs": 60, "learning_rate": 1e-5}
+SECONDS_LONG: dict[str, Any] = {"max_epochs": 250, "patience_epochs": 250, "learning_rate": 1e-5}
+ENDLESS: dict[str, Any] = {"max_epochs": 100_000, "patience_epochs": 100_000}
+TASK = """
+import sys
+from include.lake.storage import Storage
+from include.training.job import load_job
+from include.training.local import TrainerProcess
+
+uri, root, lease_s = sys.argv[1:]
+storage = Storage(root=root)
+trainer = TrainerProcess(
+    job=load_job(uri, storage=storage), storage=storage, timeout_s=60, say=lambda line: print(line, flush=True),
+    lease_s=float(lease_s),
+)
+trainer.run()
+"""
 
 
-def trainer(job: Job, say: Callable[[str], None] = print, timeout_s: float = 60) -> TrainerProcess:
-    return TrainerProcess(job_uri=job.uri, secrets={}, timeout_s=timeout_s, say=say)
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def trainer(job: Job, storage: Storage, say: Callable[[str], None] = print, timeout_s: float = 60) -> TrainerProcess:
+    return TrainerProcess(job=job, storage=storage, timeout_s=timeout_s, say=say)
+
+
+@pytest.fixture
+def task(storage: Storage) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that runs the trainer of a job from a process like a task's: the leader of its own group."""
+    started = []
+
+    def start(job: Job, *, lease_s: float = 60) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", TASK, job.uri, storage.root, str(lease_s)]
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def read_to(process: subprocess.Popen[str], start: str) -> list[str]:
+    """Read what a task logs up to the line that starts so."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if line.startswith(start):
+            return lines
+    pytest.fail(f"no line starts with {start!r}: {lines}")
+
+
+def wait_for_end(pid: int, timeout_s: float = 20) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while is_running(pid) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def trainer_pid(job: Job) -> int:
+    process = LocalRun.of(job.uri).trainer()
+    assert process is not None
+    return process.pid
+
+
+def epochs_in(lines: list[str]) -> list[int]:
+    return [int(line.split()[1].rstrip(":")) for line in lines if line.startswith("epoch ")]
+
+
+def undisturbed(tmp_path: Path, **params: Any) -> Result:
+    other = Storage(root=str(tmp_path / "undisturbed"))
+    job = small_job(other, table=small_table(600), **params)
+    assert command.main(["--job", job.uri]) == ExitCode.DONE
+    result = read_result(job, storage=other)
+    assert result is not None
+    return result
 
 
 def test_sigterm_saves_a_checkpoint_and_a_retry_ends_as_if_nothing_had_happened(
     storage: Storage, tmp_path: Path
 ) -> None:
-    other = Storage(root=str(tmp_path / "undisturbed"))
-    undisturbed = small_job(other, table=small_table(600), **LONG)
     job = small_job(storage, table=small_table(600), **LONG)
     lines: list[str] = []
-    child = trainer(job)
+    child = trainer(job, storage)
 
     def say(line: str) -> None:
         lines.append(line)
@@ -48,70 +137,177 @@ def test_sigterm_saves_a_checkpoint_and_a_retry_ends_as_if_nothing_had_happened(
             child.terminate()
 
     child.say = say
-    with pytest.raises(TrainingError, match=r"was interrupted\. A checkpoint is saved\."):
+    with pytest.raises(TrainingError, match=r"the task was asked to stop.*The newest checkpoint is .*continues there"):
         child.run()
-    assert lines[-1].startswith("interrupted: stopped in epoch ")
+    assert lines[-1].startswith("interrupted by SIGTERM: stopped in epoch ")
     assert read_result(job, storage=storage) is None
-    assert command.main(["--job", job.uri]) == command.EXIT_DONE
-    assert command.main(["--job", undisturbed.uri]) == command.EXIT_DONE
-    found, wanted = read_result(job, storage=storage), read_result(undisturbed, storage=other)
-    assert found is not None
-    assert wanted is not None
+    again: list[str] = []
+    found = trainer(job, storage, again.append).run()
+    assert again[1].startswith("continuing after epoch ")
+    wanted = undisturbed(tmp_path, **LONG)
     assert (found.files, found.epochs) == (wanted.files, wanted.epochs)
 
 
-def test_a_refusal_is_final_and_says_why(storage: Storage) -> None:
-    with pytest.raises(
-        BadInputError, match=r"exit code 64; the trainer said: .* must be trained by the code of commit"
-    ):
-        trainer(small_job(storage, commit="another")).run()
-    job = small_job(storage)
-    Path(job.snapshot.uri, "data.parquet").unlink()
-    with pytest.raises(BadInputError, match=r"exit code 65; the trainer said: .* must exist"):
-        trainer(job).run()
-
-
-def test_a_trainer_that_takes_too_long_is_stopped(storage: Storage) -> None:
-    job = small_job(storage, max_epochs=100_000, patience_epochs=100_000)
-    with pytest.raises(TrainingError, match="must end within 2 s; got no end"):
-        trainer(job, timeout_s=2).run()
-
-
-def test_a_crash_is_a_training_error(storage: Storage) -> None:
-    job = small_job(storage, max_epochs=100_000, patience_epochs=100_000)
-    child = trainer(job)
-
-    def kill(_line: str) -> None:
-        assert child._child is not None
-        os.kill(child._child.pid, signal.SIGKILL)
-
-    child.say = kill
-    with pytest.raises(TrainingError, match=r"must exit with 0; got -9"):
+def test_a_task_that_was_stopped_before_its_trainer_started_stops_it_still(storage: Storage) -> None:
+    child = trainer(small_job(storage, **ENDLESS), storage)
+    child.terminate()
+    with pytest.raises(TrainingError, match="the task was asked to stop"):
         child.run()
 
 
-def test_a_killed_parent_takes_the_trainer_with_it(storage: Storage) -> None:
-    job = small_job(storage, max_epochs=100_000, patience_epochs=100_000)
-    code = (
-        "import sys; from include.training.local import TrainerProcess\n"
-        "t = TrainerProcess(job_uri=sys.argv[1], secrets={}, timeout_s=60, say=lambda line: print(line, flush=True))\n"
-        "import threading; threading.Thread(target=t.run).start()\n"
-        "while t._child is None: pass\n"
-        "print('pid', t._child.pid, flush=True)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code, job.uri], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    with parent.stdout:
-        pid = int(parent.stdout.readline().split()[1])
-        while not parent.stdout.readline().startswith("epoch 2"):
-            pass
-        parent.kill()
-        parent.wait(timeout=10)
-    deadline = time.monotonic() + 20
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(pid)
-    assert list(Path(job.checkpoint_uri).glob("*.pt"))
+def test_a_refusal_is_final_and_says_why(storage: Storage) -> None:
+    with pytest.raises(BadInputError, match=r"exit code 64; error: job .* by the code of commit.*No retry follows"):
+        trainer(small_job(storage, commit="another"), storage).run()
+    job = small_job(storage)
+    Path(job.snapshot.uri, "data.parquet").unlink()
+    with pytest.raises(BadInputError, match=r"exit code 65; error: .* must exist"):
+        trainer(job, storage).run()
+
+
+def test_a_trainer_that_takes_too_long_is_stopped(storage: Storage) -> None:
+    with pytest.raises(TrainingError, match=r"deadline.*training.timeout_s is 2 s.*The newest checkpoint is "):
+        trainer(small_job(storage, **ENDLESS), storage, timeout_s=2).run()
+
+
+def test_a_killed_trainer_is_tried_again(storage: Storage) -> None:
+    job = small_job(storage, **ENDLESS)
+
+    def say(line: str) -> None:
+        if line.startswith("epoch"):
+            os.kill(trainer_pid(job), signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match=r"interrupted from outside \(exit code -9"):
+        trainer(job, storage, say).run()
+
+
+def test_an_error_in_the_task_leaves_no_trainer_behind(storage: Storage) -> None:
+    job = small_job(storage, **ENDLESS)
+
+    def say(line: str) -> None:
+        if line.startswith("epoch 2:"):
+            raise TimeoutError("Airflow's timeout of the task")
+
+    with pytest.raises(TimeoutError):
+        trainer(job, storage, say).run()
+    assert not is_running(trainer_pid(job))
+    assert newest_checkpoint(job, storage=storage)
+
+
+def test_a_retry_goes_on_with_the_trainer_of_a_killed_task(
+    storage: Storage, tmp_path: Path, task: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = small_job(storage, table=small_table(600), **SECONDS_LONG)
+    first = task(job)
+    before = read_to(first, "epoch 2:")
+    pid = trainer_pid(job)
+    first.kill()
+    first.wait()
+    lines: list[str] = []
+    found = trainer(job, storage, lines.append).run()
+    assert lines[0].startswith(f"process {pid} trains this job since 20")
+    assert not any(line.startswith("continuing after") for line in lines)
+    epochs = epochs_in(before) + epochs_in(lines)
+    assert epochs == sorted(epochs)
+    assert epochs[-1] == 250
+    assert len(epochs_in(lines)) == len(set(epochs_in(lines)))
+    assert found.files == undisturbed(tmp_path, **SECONDS_LONG).files
+
+
+def test_a_trainer_that_nobody_follows_any_more_saves_a_checkpoint_and_ends(
+    storage: Storage, task: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = small_job(storage, **ENDLESS)
+    process = task(job, lease_s=1)
+    read_to(process, "epoch 2:")
+    pid = trainer_pid(job)
+    time.sleep(1.5)
+    assert is_running(pid)  # it is followed
+    process.kill()
+    wait_for_end(pid)
+    assert newest_checkpoint(job, storage=storage)
+    assert "interrupted by no task has followed it for 1 s" in LocalRun.of(job.uri).log.read_text()
+
+
+def test_a_trainer_leaves_its_group_to_save_a_checkpoint_after_the_group_was_killed(
+    storage: Storage, task: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = small_job(storage, **ENDLESS)
+    process = task(job)
+    read_to(process, "epoch 2:")
+    pid = trainer_pid(job)
+    assert os.getpgid(pid) == process.pid
+    os.killpg(process.pid, signal.SIGTERM)  # as Airflow does, and SIGKILL a while later
+    while is_running(pid) and os.getpgid(pid) == process.pid:
+        time.sleep(0.001)
+    process.kill()
+    wait_for_end(pid)
+    assert newest_checkpoint(job, storage=storage)
+
+
+def test_two_tries_at_once_share_one_trainer(storage: Storage) -> None:
+    job = small_job(storage, table=small_table(600), **LONG)
+    lines: list[list[str]] = [[], []]
+    results: list[Result] = []
+    tries = [
+        threading.Thread(target=lambda said=said: results.append(trainer(job, storage, said.append).run()))
+        for said in lines
+    ]
+    for one in tries:
+        one.start()
+    for one in tries:
+        one.join()
+    assert len(results) == 2
+    assert results[0] == results[1]
+    assert sum(line.startswith("job ") for said in lines for line in said if "rows to train" in line) >= 1
+    assert sum("trains this job since" in line for said in lines for line in said) == 1
+
+
+def test_a_task_that_is_stopped_leaves_the_trainer_to_another_that_follows_it(
+    storage: Storage, task: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = small_job(storage, **ENDLESS)
+    process = task(job)
+    read_to(process, "epoch 1:")
+    other = trainer(job, storage)
+    other.say = lambda _line: other.terminate()
+    with pytest.raises(TrainingError, match="the task was asked to stop"):
+        other.run()
+    pid = trainer_pid(job)
+    time.sleep(0.3)
+    assert is_running(pid)
+    os.killpg(process.pid, signal.SIGTERM)
+    wait_for_end(pid)
+
+
+def test_a_trainer_that_a_clear_has_stopped_is_followed_by_another(
+    storage: Storage, task: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = small_job(storage, table=small_table(600), **SECONDS_LONG)
+    process = task(job)
+    read_to(process, "epoch 2:")
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "trains this job since" in line:
+            os.kill(trainer_pid(job), signal.SIGTERM)
+
+    trainer(job, storage, say).run()
+    assert any("another one continues there" in line for line in lines)
+    assert any(line.startswith("continuing after epoch") for line in lines)
+
+
+def test_a_line_is_read_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    tail = LogTail(path=path)
+    assert list(tail.lines(is_over=False)) == []
+    path.write_bytes(b"one\ntw")
+    assert list(tail.lines(is_over=False)) == ["one"]
+    with path.open("ab") as log:
+        log.write(b"o\n\xff thr")
+    assert list(tail.lines(is_over=False)) == ["two"]
+    assert list(tail.lines(is_over=True)) == ["\ufffd thr"]
+    assert list(tail.lines(is_over=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -132,21 +328,9 @@ def test_the_trainer_gets_no_secret_but_the_storages(monkeypatch: pytest.MonkeyP
     assert "secret-of-others" not in found.values()
     assert found["AWS_SECRET_ACCESS_KEY"] == "lake"
     assert "AWS_SECRET_ACCESS_KEY" not in os.environ
-    assert "secrets" not in repr(TrainerProcess(job_uri="j", secrets={"A": "b"}, timeout_s=1, say=print))
 
 
 @pytest.mark.parametrize("name", [*command.STORAGE_VARIABLES, "AWS_PROFILE", VARIABLE, "PATH", "CUDA_VISIBLE_DEVICES"])
 def test_the_trainer_keeps_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "needed")
     assert _environment({})[name] == "needed"
-
-
-def test_stopping_what_was_never_started_does_nothing() -> None:
-    TrainerProcess(job_uri="j", secrets={}, timeout_s=1, say=print).terminate()
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

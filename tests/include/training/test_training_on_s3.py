@@ -14,6 +14,7 @@ from include.registry.assemble import assemble_package
 from include.registry.package import read_package
 from include.training import command
 from include.training.evaluate import evaluate
+from include.training.exit_codes import ExitCode
 from include.training.result import read_result
 from tests.snapshots import small_job, small_table
 
@@ -40,8 +41,8 @@ def test_a_job_on_s3_gives_the_bytes_of_a_job_on_a_disk(lake: Storage, storage: 
     table = small_table(1200)
     remote, local = small_job(lake, table=table), small_job(storage, table=table)
     assert remote.uri.startswith("s3://lake/prod/jobs/")
-    assert command.main(["--job", remote.uri]) == command.EXIT_DONE
-    assert command.main(["--job", local.uri]) == command.EXIT_DONE
+    assert command.main(["--job", remote.uri]) == ExitCode.DONE
+    assert command.main(["--job", local.uri]) == ExitCode.DONE
     found, wanted = read_result(remote, storage=lake), read_result(local, storage=storage)
     assert found is not None
     assert wanted is not None
@@ -53,7 +54,7 @@ def test_a_job_on_s3_gives_the_bytes_of_a_job_on_a_disk(lake: Storage, storage: 
 
 
 def test_a_job_that_is_not_there_is_said_without_the_secret(lake: Storage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--job", "s3://lake/prod/nowhere/job.json"]) == command.EXIT_BAD_JOB
+    assert command.main(["--job", "s3://lake/prod/nowhere/job.json"]) == ExitCode.BAD_JOB
     said = capsys.readouterr().out
     assert "s3://lake/prod/nowhere/job.json" in said
     assert SECRET not in said

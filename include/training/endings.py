@@ -1,0 +1,48 @@
+"""Which exit code an error of the trainer is: the machine's fault, the storage's, or that of what it was given."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from include.errors import ServiceError, TradewindError
+from include.training.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
+_NO_MEMORY = ("annot allocate memory", "can't allocate memory", "out of memory", "can't start new thread")
+
+
+def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
+    """Return the exit code that an error asks for; 1 for one that nobody foresaw, as in any Python program.
+
+    Args:
+        error: What ended the training.
+        refused: The code of a `TradewindError` that blames what was given.
+    """
+    for cause in _causes(error):
+        if _is_out_of_memory(cause):
+            return ExitCode.OUT_OF_MEMORY
+        if isinstance(cause, OSError) and cause.errno in _DISK:
+            return ExitCode.PREFLIGHT_FAILED
+    if isinstance(error, ServiceError):
+        return ExitCode.STORAGE_UNAVAILABLE
+    return refused if isinstance(error, TradewindError) else 1
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was refused; torch says so by name on a GPU, and only in words on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    in_words = isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _NO_MEMORY)
+    return in_words or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
