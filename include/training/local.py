@@ -113,7 +113,7 @@ class TrainerProcess:
         process = self._find(run) if lock is None else self._start(run, lock)
         self._process = process
         if self._stopped:
-            processes.ask_to_stop(process)  # this task was ended before there was a process
+            self._stop(self._stopped)  # this task was ended before there was a process
         said: deque[str] = deque(maxlen=_NUM_LINES_KEPT)
         try:
             self._follow(run, process, said)
