@@ -25,6 +25,7 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, Param, PartitionedAssetTimetable
 
 from include.spec.limits import training_pool
+from include.training.profiles import resolve_profile
 from operators.assets import closed_asset, retrain_asset
 from operators.build_snapshot import BuildSnapshotOperator
 from operators.compress_model import CompressModelOperator
@@ -77,7 +78,7 @@ def _train(spec: ModelSpec, snapshot: Any) -> BaseOperator:
             model=spec.name,
             pod=spec.training.pod,
             active_deadline_seconds=spec.training.timeout_s,
-            execution_timeout=timeout + timedelta(seconds=spec.training.pod.schedule_timeout_s),
+            execution_timeout=timeout + timedelta(seconds=resolve_profile(spec.training).pending_s),
             **given,
         )
     return TrainModelOperator(task_id="train", model=spec.name, execution_timeout=timeout, **given)

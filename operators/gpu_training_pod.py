@@ -6,6 +6,7 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from kubernetes.client import models as k8s
 
 from include.spec import load_spec
+from include.training.profiles import profile_with
 from operators.hooks.lake import LakeHook
 
 if TYPE_CHECKING:
@@ -100,13 +101,18 @@ class GpuTrainingPodOperator(KubernetesPodOperator):
 
 def _pod_arguments(pod: GpuPodSpec, *, model: str) -> dict[str, Any]:
     """Return KubernetesPodOperator's arguments for a training pod."""
-    amounts = {"cpu": pod.cpu, "memory": pod.memory} | ({_GPU: str(pod.num_gpus)} if pod.num_gpus else {})
-    secret = k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=pod.env_secret)) if pod.env_secret else None
-    memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=pod.shared_memory)
+    profile = profile_with("", own=pod)
+    amounts = {"cpu": profile.cpu, "memory": profile.memory} | (
+        {_GPU: str(profile.num_gpus)} if profile.num_gpus else {}
+    )
+    secret = (
+        k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=profile.env_secret)) if profile.env_secret else None
+    )
+    memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=profile.shared_memory)
     return {
         "name": f"train-{model.replace('_', '-')}",
-        "namespace": pod.namespace,
-        "image": pod.image,
+        "namespace": profile.namespace,
+        "image": profile.image,
         "cmds": ["python", "-m", "include.training"],
         "labels": {"app.kubernetes.io/name": "tradewind-trainer", "tradewind/model": model},
         "env_from": [secret] if secret else [],
@@ -114,12 +120,12 @@ def _pod_arguments(pod: GpuPodSpec, *, model: str) -> dict[str, Any]:
         "tolerations": [k8s.V1Toleration(key=_GPU, operator="Exists", effect="NoSchedule")],
         "volumes": [k8s.V1Volume(name=_SHARED_MEMORY, empty_dir=memory)],
         "volume_mounts": [k8s.V1VolumeMount(name=_SHARED_MEMORY, mount_path="/dev/shm")],  # noqa: S108 - in the pod
-        "service_account_name": pod.service_account,
-        "automount_service_account_token": pod.service_account is not None,
+        "service_account_name": profile.service_account,
+        "automount_service_account_token": profile.service_account is not None,
         "container_security_context": k8s.V1SecurityContext(
             allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
         ),
-        "schedule_timeout_seconds": pod.schedule_timeout_s,
+        "schedule_timeout_seconds": profile.pending_s,
         "startup_timeout_seconds": _START_S,
         "termination_grace_period": _GRACE_S,
         "deferrable": True,

@@ -60,7 +60,7 @@ def _training(draft: Draft) -> list[Number]:
     batch = min(1024, max(32, 2 ** round(math.log2(max(1, rows / _STEPS_AN_EPOCH)))))
     frac = _validation_frac(rows)
     return [
-        Number(key="training.runner", value="local", why="kubernetes: in a GPU pod, see `pod`"),
+        Number(key="training.runner", value="local", why="kubernetes: in a GPU pod, see `profile`"),
         Number(key="training.window_partitions", value=str(window), why=f"{window} of {count} {grain}s: {rows:,} rows"),
         Number(key="training.validation_frac", value=f"{frac}", why=f"the newest {rows * frac:,.0f} rows"),
         Number(key="training.max_epochs", value="30", why="training stops before when it has stopped to improve"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from include import partitions
 from include.progress.state import Stage
 from include.retraining.decision import History, find_blocks, trainings_of_year
+from include.training.profiles import resolve_profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,9 +201,8 @@ def _could_train(facts: Facts, partition: str) -> tuple[Outlook, str, tuple[str,
 def _training_line(facts: Facts, *, outlook: Outlook) -> Line:
     training = facts.spec.training
     where = "in a process beside the task"
-    if training.runner == "kubernetes" and training.pod:
-        gpus = training.pod.num_gpus
-        where = f"in a pod with {gpus} GPU{'' if gpus == 1 else 's'}"
+    if training.runner != "local":
+        where = resolve_profile(training).text
     partition, _ = _next_decided(facts)
     window = partitions.window(partition, training.window_partitions) if partition else ()
     return Line(

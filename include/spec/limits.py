@@ -47,9 +47,17 @@ class LimitsSpec(Frozen):
 
 def training_pool(spec: ModelSpec) -> tuple[str, int]:
     """Return the pool of a model's training, and how many of its slots one training takes."""
-    pod = spec.training.pod if spec.training.runner == "kubernetes" else None
-    num_gpus = pod.num_gpus if pod else 0
+    num_gpus = _num_gpus(spec)
     return spec.limits.training_pool or ("train_gpu" if num_gpus else "train_local"), max(1, num_gpus)
+
+
+def _num_gpus(spec: ModelSpec) -> int:
+    if spec.training.runner == "local":
+        return 0
+    from include.training.profiles import resolve_profile
+
+    profile = resolve_profile(spec.training)
+    return profile.num_gpus * profile.num_pods
 
 
 def needed_pools(specs: Iterable[ModelSpec]) -> dict[str, int]:

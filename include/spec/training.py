@@ -6,33 +6,44 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from include.spec.fields import Frac, Frozen
+from include.spec.fields import Frac, Frozen, Identifier
 from include.spec.tasks import LossName
 
 
 class GpuPodSpec(Frozen):
-    """The pod that trains when `runner` is kubernetes."""
+    """What this model's pods have otherwise than their profile says; what is left out is the profile's."""
 
-    image: str = Field(description="Image with the trainer.", examples=["registry.example.org/tradewind-trainer:0.1.0"])
-    namespace: str = Field(default="default", description="Namespace of the pod.")
-    num_gpus: int = Field(default=1, ge=0, description="GPUs of the pod.")
-    cpu: str = Field(default="4", description="CPU request and limit, as Kubernetes writes it.")
-    memory: str = Field(default="16Gi", description="Memory request and limit, as Kubernetes writes it.")
-    shared_memory: str = Field(default="8Gi", description="Size of /dev/shm, as Kubernetes writes it.")
-    service_account: str | None = Field(default=None, description="Service account; none: the namespace's default.")
-    env_secret: str | None = Field(default=None, description="Secret whose keys become the pod's environment.")
-    schedule_timeout_s: int = Field(
-        default=1800, gt=0, description="Seconds until the pod must run; GPU nodes take minutes to be added."
+    image: str | None = Field(
+        default=None, description="Image with the trainer.", examples=["registry.example.org/tradewind-trainer:0.1.0"]
     )
+    namespace: str | None = Field(default=None, description="Namespace of the pods.")
+    num_gpus: int | None = Field(default=None, ge=0, description="GPUs of each pod.")
+    cpu: str | None = Field(default=None, description="CPU request and limit, as Kubernetes writes it.")
+    memory: str | None = Field(default=None, description="Memory request and limit, as Kubernetes writes it.")
+    shared_memory: str | None = Field(default=None, description="Size of /dev/shm, as Kubernetes writes it.")
+    service_account: str | None = Field(default=None, description="Service account.")
+    env_secret: str | None = Field(default=None, description="Secret whose keys become the environment.")
+    schedule_timeout_s: int | None = Field(default=None, gt=0, description="Seconds until its pods must run.")
+
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
 class TrainingSpec(Frozen):
     """How a version is trained."""
 
-    runner: Literal["local", "kubernetes"] = Field(
-        default="local", description="local: a process beside the task. kubernetes: a pod, see `pod`."
+    runner: Literal["local", "kubernetes", "torchrun", "trainjob"] = Field(
+        default="local",
+        description="local: a process beside the task. kubernetes: a pod. torchrun: one process a GPU, in a pod or in "
+        "several. trainjob: a TrainJob of Kubeflow Trainer.",
     )
-    pod: GpuPodSpec | None = Field(default=None, description="The pod, if `runner` is kubernetes.")
+    profile: Identifier | None = Field(
+        default=None,
+        description="Profile of include/training/profiles.yaml, unless `runner` is local: GPUs, memory, nodes, limits. "
+        "None: that file's default.",
+        examples=["gpu_spot"],
+    )
+    pod: GpuPodSpec | None = Field(default=None, description="What this model has otherwise than its profile.")
     window_partitions: int = Field(gt=0, description="How many of the newest partitions make a training set.")
     validation_frac: Annotated[float, Field(gt=0, lt=0.5)] = Field(default=0.15, description="Newest share held out.")
     loss: LossName | None = Field(
@@ -61,6 +72,21 @@ class TrainingSpec(Frozen):
     hidden: tuple[int, ...] = Field(
         min_length=1, strict=False, description="Width of each hidden layer.", examples=[[64, 32]]
     )
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="What becomes of the learning rate; cosine: it falls to 0 by `max_epochs`."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="First steps, over which the learning rate rises from 0.")
+    precision: PrecisionName = Field(
+        default="fp32",
+        description="Numbers that the network computes in; weights, averages and the loss stay in fp32. fp16, whose "
+        "gradients are scaled, needs a GPU.",
+    )
+    accumulation_steps: int = Field(
+        default=1, gt=0, description="Pieces in which a step's rows are computed: less memory, the same gradient."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute hidden layers again instead of keeping them: less memory, more time."
+    )
     checkpoint_interval_s: float = Field(
         default=30, gt=0, description="Seconds between two checkpoints: the work that a lost machine costs at most."
     )
@@ -71,8 +97,6 @@ class TrainingSpec(Frozen):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainingSpec:
-        if self.runner == "kubernetes" and self.pod is None:
-            raise ValueError("runner: kubernetes needs `pod` (at least its image); got none")
         if self.patience_epochs > self.max_epochs:
             raise ValueError(
                 f"patience_epochs must not exceed max_epochs ({self.max_epochs}); got {self.patience_epochs}"

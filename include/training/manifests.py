@@ -1,0 +1,265 @@
+"""What Kubernetes is asked for: a training's pod, its indexed Job with a Service, or its TrainJob, as plain data.
+
+One pod template serves all three. Fields are those of Kubernetes 1.30 and newer and of Kubeflow Trainer 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.training.command import STORAGE_VARIABLES
+from include.training.profiles import GPU_PRESENT, GPU_PRODUCT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.training.profiles import Profile
+
+CONTAINER = "base"
+"""What KubernetesPodOperator calls its container; a TrainJob's is `node`."""
+TRAINJOB_CONTAINER = "node"
+TRAINJOB_RUNTIME = "torch-distributed"
+"""Kubeflow Trainer's own cluster runtime for torch."""
+TRAINER = ("python", "-m", "include.training")
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PORT = 29500
+_SHARED_MEMORY = "dshm"
+_NUM_POD_FAILURES = 0
+"""Kubernetes starts nothing again by itself: what comes next is decided with the result at hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteTraining:
+    """What a manifest is made from.
+
+    Attributes:
+        name: Of all objects.
+        labels: Of all objects.
+        profile: What it may take.
+        job_uri: The job.
+        deadline_s: Seconds that it may run.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    profile: Profile
+    job_uri: str
+    deadline_s: int
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Name, namespace and labels; the queue's too if there is one."""
+        queue = {QUEUE_LABEL: self.profile.queue} if self.profile.queue else {}
+        return {"name": self.name, "namespace": self.profile.namespace, "labels": dict(self.labels) | queue}
+
+
+def pod(training: RemoteTraining, *, command: list[str] | None = None) -> dict[str, Any]:
+    """Return a training's one pod.
+
+    Args:
+        training: What it is made from.
+        command: What it runs; by default the trainer as one process.
+    """
+    spec = pod_spec(training, command=command or [*TRAINER, "--job", training.job_uri])
+    spec["activeDeadlineSeconds"] = training.deadline_s
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": training.metadata, "spec": spec}
+
+
+def torchrun_command(training: RemoteTraining) -> list[str]:
+    """Return the command that starts one process a GPU in each pod; ranks are fixed, so a resume sees the same ones."""
+    profile = training.profile
+    each = ["torchrun", f"--nproc-per-node={max(1, profile.num_gpus)}"]
+    if profile.num_pods == 1:
+        where = ["--standalone"]
+    else:
+        where = [
+            f"--nnodes={profile.num_pods}",
+            "--node-rank=$(JOB_COMPLETION_INDEX)",
+            f"--master-addr={training.name}-0.{training.name}",
+            f"--master-port={PORT}",
+        ]
+    return [*each, *where, *TRAINER[1:], "--job", training.job_uri]
+
+
+def service(training: RemoteTraining) -> dict[str, Any]:
+    """Return the headless Service that gives the pods of an indexed Job their names."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": training.metadata,
+        "spec": {
+            "clusterIP": "None",
+            "selector": {"batch.kubernetes.io/job-name": training.name},
+            "publishNotReadyAddresses": True,
+            "ports": [{"name": "torch", "port": PORT}],
+        },
+    }
+
+
+def indexed_job(training: RemoteTraining) -> dict[str, Any]:
+    """Return the Job whose pods train together; when one of them fails, all end."""
+    spec = pod_spec(training, command=torchrun_command(training)) | {"subdomain": training.name}
+    num_pods = training.profile.num_pods
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": training.metadata,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": num_pods,
+            "parallelism": num_pods,
+            "backoffLimit": _NUM_POD_FAILURES,
+            "activeDeadlineSeconds": training.deadline_s + training.profile.pending_s,
+            "suspend": training.profile.queue is not None,
+            "template": {"metadata": {"labels": dict(training.labels)}, "spec": spec},
+        },
+    }
+
+
+def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> dict[str, Any]:
+    """Return the TrainJob; its runtime sets what torchrun needs to know of the other pods.
+
+    Fields are those of Kubeflow Trainer 2.2 and newer, whose `runtimePatches` took the place of `podTemplateOverrides`.
+
+    Args:
+        training: What it is made from.
+        runtime: Name of a ClusterTrainingRuntime.
+    """
+    profile = training.profile
+    template = pod_spec(training, command=[], container=TRAINJOB_CONTAINER)
+    (container,) = template["containers"]
+    patched = {key: template[key] for key in _PATCHABLE if key in template}
+    patched["containers"] = [{key: container[key] for key in ("name", "volumeMounts", "securityContext")}]
+    labels = {"labels": dict(training.labels)}
+    job = {"template": {"metadata": labels, "spec": {"template": {"metadata": labels, "spec": patched}}}}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": training.metadata,
+        "spec": {
+            "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": runtime},
+            "suspend": profile.queue is not None,
+            "activeDeadlineSeconds": training.deadline_s + profile.pending_s,
+            "trainer": {
+                "image": profile.image,
+                "command": ["torchrun", *TRAINER[1:], "--job", training.job_uri],
+                "numNodes": profile.num_pods,
+                "numProcPerNode": max(1, profile.num_gpus),
+                "resourcesPerNode": container["resources"],
+                "env": _storage_environment(profile),
+            },
+            "runtimePatches": [
+                {
+                    "manager": "tradewind/training",
+                    "trainingRuntimeSpec": {
+                        "template": {"spec": {"replicatedJobs": [{"name": TRAINJOB_CONTAINER, **job}]}}
+                    },
+                }
+            ],
+        },
+    }
+
+
+_PATCHABLE = (
+    "tolerations",
+    "nodeSelector",
+    "affinity",
+    "serviceAccountName",
+    "imagePullSecrets",
+    "securityContext",
+    "volumes",
+)
+"""What a TrainJob may say about the pods of its runtime."""
+
+
+def _storage_environment(profile: Profile) -> list[dict[str, Any]]:
+    """Return what opens the storage, key by key: a TrainJob takes no whole Secret."""
+    if not profile.env_secret:
+        return []
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": profile.env_secret, "key": name, "optional": True}}}
+        for name in STORAGE_VARIABLES
+    ]
+
+
+def pod_spec(training: RemoteTraining, *, command: list[str], container: str = CONTAINER) -> dict[str, Any]:
+    """Return the pod's spec that all runners share.
+
+    Args:
+        training: What it is made from.
+        command: What the container runs.
+        container: Its name.
+    """
+    profile = training.profile
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": profile.grace_s,
+        "automountServiceAccountToken": profile.service_account is not None,
+        "securityContext": _pod_security(profile),
+        "containers": [_container(profile, command=command, name=container)],
+        "volumes": [
+            {"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}},
+        ],
+        "affinity": {"nodeAffinity": node_affinity(profile)},
+    }
+    optional = {
+        "serviceAccountName": profile.service_account,
+        "priorityClassName": profile.priority_class,
+        "nodeSelector": node_selector(profile),
+        "tolerations": [found.model_dump(exclude_none=True) for found in profile.tolerations],
+        "imagePullSecrets": [{"name": profile.image_pull_secret}] if profile.image_pull_secret else [],
+    }
+    return spec | {key: value for key, value in optional.items() if value}
+
+
+def node_selector(profile: Profile) -> dict[str, str]:
+    """Return the labels that a node must have."""
+    kind = {GPU_PRODUCT: profile.gpu_kind} if profile.gpu_kind else {}
+    return kind | profile.node_selector
+
+
+def node_affinity(profile: Profile) -> dict[str, Any]:
+    """Return the profile's own affinity, with what keeps work without GPUs away from nodes with any."""
+    operator = "Exists" if profile.num_gpus else "DoesNotExist"
+    wanted = {"key": GPU_PRESENT, "operator": operator}
+    key = "requiredDuringSchedulingIgnoredDuringExecution"
+    own = profile.node_affinity
+    terms = own.get(key, {}).get("nodeSelectorTerms") or [{}]
+    with_ours = [term | {"matchExpressions": [*term.get("matchExpressions", ()), wanted]} for term in terms]
+    return own | {key: {"nodeSelectorTerms": with_ours}}
+
+
+def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, Any]:
+    amounts = {"cpu": profile.cpu, "memory": profile.memory}
+    if profile.disk:
+        amounts["ephemeral-storage"] = profile.disk
+    if profile.num_gpus:
+        amounts[profile.gpu_resource] = str(profile.num_gpus)
+    found: dict[str, Any] = {
+        "name": name,
+        "image": profile.image,
+        "command": command,
+        "resources": {"requests": amounts, "limits": amounts},
+        "volumeMounts": [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}],  # noqa: S108 - in the pod
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": profile.security.read_only_root,
+        },
+    }
+    if profile.env_secret:
+        found["envFrom"] = [{"secretRef": {"name": profile.env_secret}}]
+    return found
+
+
+def _pod_security(profile: Profile) -> dict[str, Any]:
+    security = profile.security
+    found: dict[str, Any] = {
+        "runAsNonRoot": True,
+        "runAsUser": security.run_as_user,
+        "runAsGroup": security.run_as_group,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return found | ({"fsGroup": security.fs_group} if security.fs_group else {})
