@@ -46,7 +46,8 @@ _OUTCOME = (
 )
 
 
-def _params() -> dict[str, Param]:
+def form(_spec: ModelSpec) -> dict[str, Param]:
+    """Return the form of the Trigger button."""
     return {
         "version": Param(
             None,
@@ -74,7 +75,6 @@ def build(spec: ModelSpec) -> DAG:
         start_date=datetime(2013, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        params=_params(),
         tags=["tradewind", "deploy", spec.name],
         default_args={
             # A server that restarts says nothing about the challenger.
@@ -117,4 +117,4 @@ def build(spec: ModelSpec) -> DAG:
     return dag
 
 
-globals().update(build_model_dags(build, stage="deploy"))
+globals().update(build_model_dags(build, stage="deploy", form=form))

@@ -34,6 +34,20 @@ _TOLD = (
 )
 
 
+def form(_spec: ModelSpec) -> dict[str, Param]:
+    """Return the form of the Trigger button."""
+    return {
+        "version": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Version",
+            description="Version to go back to; empty: the one that the present champion replaced.",
+        ),
+        "reason": Param("", type="string", maxLength=500, title="Reason", description="Why; it is kept in the ledger."),
+    }
+
+
 def build(spec: ModelSpec) -> DAG:
     """Return the Dag `rollback_<model>`."""
     with DAG(
@@ -44,18 +58,6 @@ def build(spec: ModelSpec) -> DAG:
         start_date=datetime(2013, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        params={
-            "version": Param(
-                None,
-                type=["null", "string"],
-                pattern="^[0-9]+$",
-                title="Version",
-                description="Version to go back to; empty: the one that the present champion replaced.",
-            ),
-            "reason": Param(
-                "", type="string", maxLength=500, title="Reason", description="Why; it is kept in the ledger."
-            ),
-        },
         tags=["tradewind", "rollback", spec.name],
         default_args={
             **retry_args(execution_timeout=timedelta(minutes=5)),
@@ -75,4 +77,4 @@ def build(spec: ModelSpec) -> DAG:
     return dag
 
 
-globals().update(build_model_dags(build, stage="rollback"))
+globals().update(build_model_dags(build, stage="rollback", form=form))

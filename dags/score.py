@@ -40,6 +40,28 @@ def list_partitions(params: dict[str, Any] | None = None) -> list[str]:
     return sorted(set((params or {})["partitions"]))
 
 
+def form(spec: ModelSpec) -> dict[str, Param]:
+    """Return the form of the Trigger button."""
+    return {
+        "partitions": Param(
+            [spec.source.first_partition],
+            type="array",
+            items={"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$"},
+            minItems=1,
+            maxItems=_MAX_PARTITIONS,
+            title="Partitions",
+            description="Partitions to score, for example 2013-03, one a line.",
+        ),
+        "version": Param(
+            "champion",
+            type="string",
+            pattern="^([0-9]+|[a-z][a-z0-9_]*)$",
+            title="Version",
+            description="Version of the model in MLflow, or an alias such as champion.",
+        ),
+    }
+
+
 def build(spec: ModelSpec) -> DAG:
     """Return the Dag `score_<model>`."""
     with DAG(
@@ -50,24 +72,6 @@ def build(spec: ModelSpec) -> DAG:
         start_date=datetime(2013, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        params={
-            "partitions": Param(
-                [spec.source.first_partition],
-                type="array",
-                items={"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$"},
-                minItems=1,
-                maxItems=_MAX_PARTITIONS,
-                title="Partitions",
-                description="Partitions to score, for example 2013-03, one a line.",
-            ),
-            "version": Param(
-                "champion",
-                type="string",
-                pattern="^([0-9]+|[a-z][a-z0-9_]*)$",
-                title="Version",
-                description="Version of the model in MLflow, or an alias such as champion.",
-            ),
-        },
         tags=["tradewind", "score", spec.name],
         default_args={
             **retry_args(execution_timeout=timedelta(minutes=30)),
@@ -85,4 +89,4 @@ def build(spec: ModelSpec) -> DAG:
     return dag
 
 
-globals().update(build_model_dags(build, stage="score"))
+globals().update(build_model_dags(build, stage="score", form=form))

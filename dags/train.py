@@ -43,7 +43,7 @@ _OVERRIDES = """{{ {'seed': params.seed, 'max_epochs': params.max_epochs, 'learn
 'weight_decay': params.weight_decay, 'dropout': params.dropout} | tojson }}"""
 
 
-def _params(spec: ModelSpec) -> dict[str, Param]:
+def form(spec: ModelSpec) -> dict[str, Param]:
     """Return the form of the Trigger button; what is left empty is the spec's."""
     trained = spec.training
 
@@ -93,7 +93,6 @@ def build(spec: ModelSpec) -> DAG:
         catchup=False,
         max_active_runs=1,
         doc_md=__doc__,
-        params=_params(spec),
         tags=["tradewind", spec.name, "train"],
         default_args={
             **retry_args(execution_timeout=timedelta(minutes=15)),
@@ -118,4 +117,4 @@ def build(spec: ModelSpec) -> DAG:
     return dag
 
 
-globals().update(build_model_dags(build, stage="train"))
+globals().update(build_model_dags(build, stage="train", form=form))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.definitions.context import _AIRFLOW_PARSING_CONTEXT_DAG_ID
 
+from include.spec import ModelSpec
 from include.testing.tasks import run_task
 from operators.model_dags import build_model_dags
 
@@ -85,7 +87,8 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DAG]:
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
-        (dags[stage],) = build_model_dags(module.build, stage=stage, models_dir=models).values()
+        form = getattr(module, "form", None)
+        (dags[stage],) = build_model_dags(module.build, stage=stage, form=form, models_dir=models).values()
     return dags
 
 
@@ -105,3 +108,27 @@ def test_a_task_knows_the_form_though_only_its_dag_holds_it(limited: dict[str, D
     assert [dict(task.params) for task in dag.tasks if task.params] == []
     trained = run_task(dag.get_task("train"), partition="2013-03", conf={"seed": 5})
     assert json.loads(trained.rendered["overrides"])["seed"] == 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_form_accepts_its_own_defaults(limited: dict[str, DAG], stage: str) -> None:
+    # Airflow would check this of `DAG(params=...)`.
+    assert limited[stage].params.validate() == limited[stage].params.dump()
+
+
+def test_a_task_that_runs_has_its_own_dag_made_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPO / "include/models" / MODEL / "model.yaml").read_text()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yaml").write_text(text.replace(f"name: {MODEL}", f"name: {name}"))
+    made = []
+
+    def build(spec: ModelSpec) -> DAG:
+        made.append(spec.name)
+        return DAG(dag_id=f"stage_{spec.name}", schedule=None)
+
+    assert set(build_model_dags(build, stage="stage", models_dir=tmp_path)) == {"stage_one", "stage_other"}
+    made.clear()
+    monkeypatch.setenv(_AIRFLOW_PARSING_CONTEXT_DAG_ID, "stage_one")  # as Airflow's task runner does
+    assert set(build_model_dags(build, stage="stage", models_dir=tmp_path)) == {"stage_one"}
+    assert made == ["one"]
