@@ -20,6 +20,8 @@ from include.training.endings import exit_code_of
 from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
+from include.training.preflight import Machine, check_machine, check_torch
+from include.training.resources import ResourceSampler
 from include.training.stop import LEASE_S, Stop
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from include.training.fit import Fitted
     from include.training.job import Job
+    from include.training.resources import Resources
     from include.training.result import Result
     from include.training.rows import Rows
 
@@ -81,10 +84,15 @@ def _run(job_uri: str, *, stop: Stop) -> int:
         if _is_done(job, storage=storage):
             return ExitCode.DONE
         watch = _Watch()
-        blame = ExitCode.BAD_DATA
-        rows = _load(job, storage=storage, watch=watch)
-        blame = ExitCode.BAD_JOB
-        return _train(job, rows, storage=storage, stop=stop, watch=watch)
+        machine = Machine.this_one()
+        check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
+        watch.lap("preflight")
+        with ResourceSampler(job, storage=storage, num_gpus=machine.num_gpus) as sampler:
+            blame = ExitCode.BAD_DATA
+            rows = _load(job, storage=storage, watch=watch)
+            blame = ExitCode.BAD_JOB
+            check_torch(job, machine=machine)
+            return _train(job, rows, storage=storage, stop=stop, watch=watch, sampler=sampler)
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told apart from another
         if not isinstance(error, TradewindError):
             traceback.print_exc(file=sys.stdout)
@@ -101,6 +109,14 @@ def _is_done(job: Job, *, storage: Storage) -> bool:
     return found is not None
 
 
+def _checkpoint_bytes(job: Job, storage: Storage) -> int:
+    """Return the size of the newest checkpoint on this machine's disk, 0 without one."""
+    from include.training.checkpoints import Checkpoints
+
+    newest = Checkpoints.of_job(job, storage=storage).newest_uri() if storage.is_local else None
+    return sum(path.stat().st_size for path in Path(newest).iterdir()) if newest else 0
+
+
 def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
     from include.training.rows import load_rows
 
@@ -110,7 +126,7 @@ def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
     return rows
 
 
-def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch) -> int:
+def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch, sampler: ResourceSampler) -> int:
     from include.training.checkpoints import Checkpoints
     from include.training.export import export_onnx
     from include.training.fit import InterruptedTrainingError, fit
@@ -133,13 +149,15 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch)
     )
     contents = {GRAPH_FILE: graph, ENCODING_FILE: rows.encoding.to_json().encode()}
     watch.lap("export")
-    result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds)
+    result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds, resources=sampler.resources())
     write_result(job, result, contents=contents, storage=storage)
     _say("done: " + ", ".join(f"{step} {spent:.1f} s" for step, spent in watch.seconds.items()))
     return ExitCode.DONE
 
 
-def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes], seconds: dict[str, float]) -> Result:
+def _result(
+    job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes], seconds: dict[str, float], resources: Resources
+) -> Result:
     import torch
 
     from include.training.result import Result
@@ -156,6 +174,7 @@ def _result(job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes],
         device="cuda" if torch.cuda.is_available() else "cpu",
         packages=_versions(),
         seconds=seconds,
+        resources=resources,
         finished_at_ms=int(time.time() * 1000),
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from include.errors import ServiceError, TradewindError
 from include.training.exit_codes import ExitCode
+from include.training.preflight import PreflightError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,8 @@ def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
             return ExitCode.OUT_OF_MEMORY
         if isinstance(cause, OSError) and cause.errno in _DISK:
             return ExitCode.PREFLIGHT_FAILED
+    if isinstance(error, PreflightError):
+        return ExitCode.PREFLIGHT_FAILED
     if isinstance(error, ServiceError):
         return ExitCode.STORAGE_UNAVAILABLE
     return refused if isinstance(error, TradewindError) else 1

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from include.errors import NotFoundError
 from include.lake.files import read_bytes, write_bytes
+from include.training.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,7 @@ class Result(BaseModel):
     device: str
     packages: dict[str, str] = Field(description="Versions of the libraries that trained.")
     seconds: dict[str, float] = Field(description="Wall time by step; the last start's only.")
+    resources: Resources | None = Field(default=None, description="What it took; null in results of older releases.")
     finished_at_ms: int = Field(description="Milliseconds since 1970.")
 
 

@@ -1,0 +1,171 @@
+"""What a training takes: processor, memory and GPUs, sampled in the job while it runs, summed over its starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from include.errors import NotFoundError, ServiceError, SetupError
+from include.lake.files import read_bytes, write_bytes
+from include.training.nvml import Nvml
+
+if TYPE_CHECKING:
+    from include.lake.storage import Storage
+    from include.training.job import Job
+
+SPENT_FILE = "spent.json"
+SAMPLE_S = 1.0
+_KEEP_S = 30.0
+"""Seconds after which what was spent is written down: a killed start hides at most so much."""
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class GpuUse(BaseModel):
+    """One GPU while the last start trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    mean_used_frac: float | None = Field(description="Mean share of time in which a kernel ran; null: not told.")
+    peak_used_bytes: int = Field(description="Most memory in use on it, by all processes.")
+
+
+class Spent(BaseModel):
+    """What all starts of a job have taken together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_starts: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    gpu_s: float = Field(default=0.0, description="Seconds times GPUs that were held, busy or not.")
+
+
+class Resources(BaseModel):
+    """What a finished training took."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wall_s: float = Field(description="Of the last start, to its end of training.")
+    mean_cores: float = Field(description="Processors that were busy, on average.")
+    peak_rss_bytes: int = Field(description="Most memory of the trainer and its processes at one moment.")
+    num_gpus: int
+    gpus: tuple[GpuUse, ...] = ()
+    total: Spent = Field(description="Of all starts, those that were interrupted or killed too.")
+
+
+class ResourceSampler:
+    """Samples this process and those below it in a thread of its own, until it is closed.
+
+    Args:
+        job: Whose totals are kept in its folder.
+        storage: Where that is.
+        num_gpus: GPUs that the training holds.
+        sample_s: Seconds between two samples.
+    """
+
+    def __init__(self, job: Job, *, storage: Storage, num_gpus: int, sample_s: float = SAMPLE_S) -> None:
+        self._uri, self._storage = f"{job.output_uri}/{SPENT_FILE}", storage
+        self._num_gpus, self._sample_s = num_gpus, sample_s
+        self._before = _read_spent(self._uri, storage=storage)
+        self._since_s, self._kept_s = time.monotonic(), time.monotonic()
+        self._peak_rss_bytes = 0
+        self._gpus: dict[int, list[tuple[str, float | None, int]]] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_about: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._keep()
+
+    def resources(self) -> Resources:
+        """Return what was taken until now."""
+        wall_s, cpu_s = time.monotonic() - self._since_s, _cpu_s(os.getpid())
+        self._peak_rss_bytes = max(self._peak_rss_bytes, _rss_bytes())
+        return Resources(
+            wall_s=round(wall_s, 3),
+            mean_cores=round(cpu_s / max(wall_s, 1e-9), 3),
+            peak_rss_bytes=self._peak_rss_bytes,
+            num_gpus=self._num_gpus,
+            gpus=tuple(_use(samples) for samples in self._gpus.values()),
+            total=self._spent(),
+        )
+
+    def _run(self) -> None:
+        nvml = Nvml.load()
+        while not self._over.wait(self._sample_s):
+            self._peak_rss_bytes = max(self._peak_rss_bytes, _rss_bytes())
+            for index, gpu in enumerate(nvml.gpus() if nvml else ()):
+                self._gpus.setdefault(index, []).append((gpu.name, gpu.used_frac, gpu.used_bytes))
+            if time.monotonic() - self._kept_s > _KEEP_S:
+                self._keep()
+
+    def _spent(self) -> Spent:
+        wall_s = time.monotonic() - self._since_s
+        return Spent(
+            num_starts=self._before.num_starts + 1,
+            wall_s=round(self._before.wall_s + wall_s, 3),
+            cpu_s=round(self._before.cpu_s + _cpu_s(os.getpid()), 3),
+            gpu_s=round(self._before.gpu_s + wall_s * self._num_gpus, 3),
+        )
+
+    def _keep(self) -> None:
+        """Write the totals down; an account that cannot be kept must not stop what it counts."""
+        self._kept_s = time.monotonic()
+        with contextlib.suppress(OSError, ServiceError, SetupError):
+            write_bytes(self._uri, self._spent().model_dump_json().encode(), storage=self._storage)
+
+
+def _read_spent(uri: str, *, storage: Storage) -> Spent:
+    try:
+        return Spent.model_validate_json(read_bytes(uri, storage=storage))
+    except (NotFoundError, ValidationError):
+        return Spent()
+
+
+def _use(samples: list[tuple[str, float | None, int]]) -> GpuUse:
+    told = [share for _, share, _ in samples if share is not None]
+    return GpuUse(
+        name=samples[0][0],
+        mean_used_frac=round(sum(told) / len(told), 4) if told else None,
+        peak_used_bytes=max(used_bytes for _, _, used_bytes in samples),
+    )
+
+
+def _tree(pid: int) -> list[int]:
+    """Return a process and all below it that are alive."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                found += [int(child) for child in (thread / "children").read_text().split()]
+    return found
+
+
+def _rss_bytes() -> int:
+    total = 0
+    for pid in _tree(os.getpid()):
+        with contextlib.suppress(OSError, IndexError):
+            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu_s(leader: int) -> float:
+    """Return the processor time of a process, of those below it, and of its children that have ended (proc(5))."""
+    ticks = 0
+    for pid in _tree(leader):
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(field) for field in fields[11:15])
+    return ticks / _TICKS_PER_S

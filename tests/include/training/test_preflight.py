@@ -1,0 +1,137 @@
+"""What a machine must have before the first step."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.training import command
+from include.training.exit_codes import ExitCode
+from include.training.nvml import GpuState, Nvml
+from include.training.preflight import GPUS_VARIABLE, Machine, PreflightError, check_machine
+from tests.snapshots import small_job, small_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.lake.storage import Storage
+    from include.training.job import Job
+
+MIB = 1 << 20
+HAS_DRIVER = Nvml.load() is not None
+
+
+@pytest.fixture
+def job(storage: Storage) -> Job:
+    return small_job(storage, table=small_table(200))
+
+
+def machine(
+    tmp_path: Path, *, memory_mib: int = 8192, environment: Mapping[str, str] | None = None, found: Nvml | None = None
+) -> Machine:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 999 kB\nMemAvailable: {memory_mib * 1024} kB\n")
+    return Machine(environment=environment or {}, meminfo=meminfo, cgroup=tmp_path / "cgroup", nvml=found)
+
+
+def check(job: Job, found: Machine, checkpoint_bytes: int = 0) -> None:
+    check_machine(job, machine=found, is_local=True, checkpoint_bytes=checkpoint_bytes)
+
+
+def test_this_machine_passes_in_milliseconds(job: Job) -> None:
+    since = time.perf_counter()
+    check(job, Machine.this_one())
+    assert time.perf_counter() - since < 0.1
+
+
+def test_memory_must_hold_the_libraries_and_the_rows(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"needs 400 MiB of free memory; got 399 MiB\. Nothing was trained here\."):
+        check(job, machine(tmp_path, memory_mib=399))
+    check(job, machine(tmp_path, memory_mib=401))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"memory.max": "1073741824", "memory.current": "1000000000", "memory.stat": "anon 1\ninactive_file 100\n"},
+        {
+            "memory/memory.limit_in_bytes": "1073741824",
+            "memory/memory.usage_in_bytes": "1000000000",
+            "memory/memory.stat": "cache 1\ntotal_inactive_file 100\n",
+        },
+    ],
+    ids=["v2", "v1"],
+)
+def test_the_limit_of_the_container_counts(job: Job, tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = machine(tmp_path)
+    assert found.free_memory_bytes() == 1073741824 - 1000000000 + 100
+    with pytest.raises(PreflightError, match="got 70 MiB"):
+        check(job, found)
+
+
+def test_a_container_without_a_limit_is_the_machine(tmp_path: Path) -> None:
+    found = machine(tmp_path)
+    assert found.free_memory_bytes() == 8192 * MIB
+    found.cgroup.mkdir()
+    for name, text in {"memory.max": "max", "memory.current": "5", "memory.stat": ""}.items():
+        (found.cgroup / name).write_text(text)
+    assert found.free_memory_bytes() == 8192 * MIB
+
+
+def test_the_disk_must_hold_one_checkpoint_more_than_are_kept(job: Job, tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(PreflightError, match=r"needs \d+ MiB free on the disk of .*; got \d+ MiB"):
+        check(job, machine(tmp_path), checkpoint_bytes=free // 2)
+    check(job, machine(tmp_path), checkpoint_bytes=free // 8)
+
+
+def test_gpus_are_asked_of_the_driver(job: Job, tmp_path: Path, stub: Nvml) -> None:
+    one, three = {GPUS_VARIABLE: "1"}, {GPUS_VARIABLE: "3"}
+    check(job, machine(tmp_path, environment=one, found=stub))
+    with pytest.raises(PreflightError, match=r"needs 3 GPU\(s\); got 2 by driver 999\.1"):
+        check(job, machine(tmp_path, environment=three, found=stub))
+    with pytest.raises(PreflightError, match="512 MiB of free memory on each GPU; got 1 MiB on Stub GPU"):
+        check(job, machine(tmp_path, environment={GPUS_VARIABLE: "2"}, found=stub))
+    with pytest.raises(PreflightError, match="a working NVIDIA driver"):
+        check(job, machine(tmp_path, environment=one))
+
+
+def test_the_library_says_what_the_gpus_do(stub: Nvml) -> None:
+    assert stub.driver() == "999.1"
+    assert stub.gpus() == [
+        GpuState(name="Stub GPU", used_frac=0.75, used_bytes=1 << 33, free_bytes=1 << 33),
+        GpuState(name="Stub GPU", used_frac=None, used_bytes=(1 << 34) - MIB, free_bytes=MIB),
+    ]
+    assert Nvml.load("libnone.so.1") is None
+
+
+@pytest.mark.skipif(HAS_DRIVER, reason="needs a machine without an NVIDIA driver")
+def test_a_training_that_was_given_gpus_never_trains_without(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "1")
+    assert command.main(["--job", job.uri]) == ExitCode.PREFLIGHT_FAILED
+    assert "needs a working NVIDIA driver; got none that libnvidia-ml.so.1 can talk to" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not HAS_DRIVER, reason="needs an NVIDIA GPU and its driver")
+def test_the_real_gpu_passes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "1")
+    assert command.main(["--job", job.uri]) == ExitCode.DONE
+
+
+def test_the_check_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'psutil', 'pyarrow'}"
+    code = f"import include.training.command, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "[]"

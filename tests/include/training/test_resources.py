@@ -1,0 +1,94 @@
+"""What a training takes, as the job itself has seen it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.training import command, resources
+from include.training.exit_codes import ExitCode
+from include.training.resources import SPENT_FILE, ResourceSampler, Spent
+from include.training.result import read_result
+from include.training.stop import Stop
+from tests.snapshots import small_job, small_table
+
+if TYPE_CHECKING:
+    from include.lake.storage import Storage
+
+MIB = 1 << 20
+
+
+def test_a_result_says_what_it_took(storage: Storage) -> None:
+    job = small_job(storage, table=small_table(600))
+    assert command.main(["--job", job.uri]) == ExitCode.DONE
+    result = read_result(job, storage=storage)
+    assert result is not None
+    found = result.resources
+    assert found is not None
+    assert 0 < found.wall_s < 60
+    assert found.mean_cores > 0
+    assert 50 * MIB < found.peak_rss_bytes < 8192 * MIB
+    assert (found.total.num_starts, found.num_gpus, found.gpus) == (1, 0, ())
+
+
+def test_interrupted_starts_are_counted_too(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = small_job(storage, table=small_table(600))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Stop, "__call__", lambda _self: True)
+        assert command.main(["--job", job.uri]) == ExitCode.INTERRUPTED
+    before = Spent.model_validate_json(Path(job.output_uri, SPENT_FILE).read_bytes())
+    assert before.num_starts == 1
+    assert command.main(["--job", job.uri]) == ExitCode.DONE
+    result = read_result(job, storage=storage)
+    assert result is not None
+    assert result.resources is not None
+    total = result.resources.total
+    assert total.num_starts == 2
+    assert total.wall_s == pytest.approx(before.wall_s + result.resources.wall_s, abs=0.1)
+
+
+def _hold(num_bytes: int, ready: object) -> None:
+    held = bytearray(num_bytes)
+    held[::4096] = b"x" * len(held[::4096])
+    ready.set()  # type: ignore[attr-defined]
+    time.sleep(30)
+
+
+def test_processes_below_count(storage: Storage) -> None:
+    job = small_job(storage, table=small_table(200))
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    with ResourceSampler(job, storage=storage, num_gpus=0, sample_s=0.05) as sampler:
+        before = sampler.resources().peak_rss_bytes
+        child = context.Process(target=_hold, args=(200 * MIB, ready))
+        child.start()
+        assert ready.wait(30)
+        assert sampler.resources().peak_rss_bytes > before + 190 * MIB
+        child.kill()
+        child.join()
+
+
+def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest.MonkeyPatch, stub: object) -> None:
+    monkeypatch.setattr(resources.Nvml, "load", lambda: stub)
+    job = small_job(storage, table=small_table(200))
+    with ResourceSampler(job, storage=storage, num_gpus=2, sample_s=0.02) as sampler:
+        time.sleep(0.2)
+        found = sampler.resources()
+    assert found.total.gpu_s == pytest.approx(2 * found.wall_s, abs=0.01)
+    assert [gpu.name for gpu in found.gpus] == ["Stub GPU", "Stub GPU"]
+    assert [gpu.mean_used_frac for gpu in found.gpus] == [0.75, None]
+    assert found.gpus[0].peak_used_bytes == 1 << 33
+    kept = json.loads(Path(job.output_uri, SPENT_FILE).read_text())
+    assert kept["gpu_s"] >= found.total.gpu_s
+
+
+def test_an_account_that_cannot_be_kept_stops_nothing(storage: Storage) -> None:
+    job = small_job(storage, table=small_table(200))
+    Path(job.output_uri, SPENT_FILE).mkdir()
+    with ResourceSampler(job, storage=storage, num_gpus=0) as sampler:
+        assert sampler.resources().total.num_starts == 1
