@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.training import command, resources
+from include.training import command
 from include.training.exit_codes import ExitCode
+from include.training.nvml import Nvml
 from include.training.resources import SPENT_FILE, ResourceSampler, Spent
 from include.training.result import read_result
 from include.training.stop import Stop
@@ -74,7 +75,7 @@ def test_processes_below_count(storage: Storage) -> None:
 
 
 def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest.MonkeyPatch, stub: object) -> None:
-    monkeypatch.setattr(resources.Nvml, "load", lambda: stub)
+    monkeypatch.setattr(Nvml, "load", lambda: stub)
     job = small_job(storage, table=small_table(200))
     with ResourceSampler(job, storage=storage, num_gpus=2, sample_s=0.02) as sampler:
         time.sleep(0.2)
