@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import configparser
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from include.runtime import stack
+from tests.tiny_models import tiny_graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +101,17 @@ def test_every_direct_requirement_is_in_its_lock(stem: str) -> None:
     }
     locked = set(re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==", (ROOT / f"{stem}.txt").read_text(), flags=re.MULTILINE))
     assert wanted - {name.replace("_", "-") for name in locked} == set()
+
+
+def test_onnxruntime_neither_collects_nor_sends_what_it_loads(tmp_path: Path) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(tiny_graph())
+    code = "import pathlib, sys; from include.compression import graphs; "
+    code += "graphs.open_graph(pathlib.Path(sys.argv[1]).read_bytes())"
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(graph)], env={"HOME": str(home)}, cwd=ROOT, check=True)
+    assert list(home.rglob("*")) == []  # a process that collects keeps an identifier and a database there
 
 
 def test_every_server_is_told_to_listen_on_loopback(tmp_path: Path) -> None:
