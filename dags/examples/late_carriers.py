@@ -1,16 +1,10 @@
-"""Name the carriers that were late most often, as soon as a month has landed.
-
-**What.** Tradewind's operators bring a month into the lake; Airflow's own decide whether somebody should look at it.
-
-**When.** At the end of each month. By hand: Trigger with a partition key such as `2013-01`.
-"""
-
-from __future__ import annotations
+"""Tell which carriers were late too often as soon as a month has landed; by hand: Trigger with a key like 2013-01."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, CronPartitionTimetable, Param, get_current_context, task
+from airflow.sdk import DAG, CronPartitionTimetable, Param, task
 
 from operators.hooks.lake import LakeHook
 from operators.ingest_partition import IngestPartitionOperator
@@ -19,44 +13,28 @@ from sensors.partition_landed import PartitionLandedSensor
 
 MODEL = "flight_delays"
 
-
-@task
-def worst_carriers() -> list[str]:
-    """Return the carriers of which more than `max_late_frac` of a month's flights arrived 15 minutes late or later."""
-    from deltalake import DeltaTable  # heavy libraries belong inside the task
-
-    context = get_current_context()
-    flights = DeltaTable(LakeHook().get_conn().table(MODEL, "flights")).to_pandas(
-        filters=[("partition", "=", context["dag_run"].partition_key)], columns=["carrier", "arr_delay"]
-    )
-    late_frac = (flights["arr_delay"] > 15).groupby(flights["carrier"]).mean()  # noqa: PLR2004 - as the model's label
-    return sorted(late_frac.index[late_frac > context["params"]["max_late_frac"]])
-
-
-@task.short_circuit
-def is_news(carriers: list[str]) -> bool:
-    """Return whether there is anything to tell; if not, Airflow skips what follows."""
-    return bool(carriers)
-
-
 with DAG(
     dag_id="late_carriers",
     schedule=CronPartitionTimetable("0 0 1 * *", timezone="UTC", run_offset=-1, key_format="%Y-%m"),
     start_date=datetime(2013, 2, 1, tzinfo=UTC),
     catchup=False,
     doc_md=__doc__,
-    params={"max_late_frac": Param(0.3, type="number", minimum=0, maximum=1, description="Share that is no news.")},
+    params={"late_after_min": Param(15, type="number"), "max_late_frac": Param(0.3, type="number", maximum=1)},
     default_args={"retries": 2, "execution_timeout": timedelta(minutes=15)},
-    tags=["example"],
 ) as dag:
+
+    @task.short_circuit
+    def worst_carriers(*, params: Any, dag_run: Any) -> list[str]:
+        """Return the carriers with too many late flights; if there is none, Airflow skips what follows."""
+        from deltalake import DeltaTable  # heavy libraries belong inside the task
+
+        rows = DeltaTable(LakeHook().get_conn().table(MODEL, "flights")).to_pandas(
+            filters=[("partition", "=", dag_run.partition_key)], columns=["carrier", "arr_delay"]
+        )
+        late_frac = (rows["arr_delay"] > params["late_after_min"]).groupby(rows["carrier"]).mean()
+        return sorted(late_frac.index[late_frac > params["max_late_frac"]])
+
     landed = PartitionLandedSensor(task_id="landed", model=MODEL, timeout=86400)
-    ingest = IngestPartitionOperator(task_id="ingest", model=MODEL)
     validate = ValidatePartitionOperator(task_id="validate", model=MODEL)
-    worst = worst_carriers()
-    tell = BashOperator(
-        task_id="tell",
-        bash_command="echo Late in $MONTH: $CARRIERS",
-        env={"MONTH": "{{ dag_run.partition_key }}", "CARRIERS": "{{ ti.xcom_pull('worst_carriers') | join(' ') }}"},
-    )
-    landed >> ingest >> validate >> worst
-    is_news(worst) >> tell
+    tell = BashOperator(task_id="tell", bash_command="echo Late: {{ ti.xcom_pull('worst_carriers') | join(' ') }}")
+    landed >> IngestPartitionOperator(task_id="ingest", model=MODEL) >> validate >> worst_carriers() >> tell

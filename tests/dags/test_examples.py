@@ -39,7 +39,7 @@ def test_a_landed_month_is_brought_in_and_judged(dag: DAG, workbench: Workbench)
     worst = results["worst_carriers"].returned()
     assert "EV" in worst
     assert "AA" not in worst
-    assert results["tell"].returned() == f"Late in {MONTH}: {' '.join(worst)}"
+    assert results["tell"].returned() == f"Late: {' '.join(worst)}"
     (published,) = results["validate"].asset_events
     assert (published.name, published.partition_key) == (f"{MODEL}.dataset", MONTH)
 
@@ -47,8 +47,7 @@ def test_a_landed_month_is_brought_in_and_judged(dag: DAG, workbench: Workbench)
 def test_no_news_is_not_told(dag: DAG, workbench: Workbench) -> None:
     workbench.land(MODEL, MONTH, month_files(MONTH, max_flights=200))
     results = run_dag(dag, supervisor=workbench.supervisor, partition=MONTH, conf={"max_late_frac": 1.0})
-    assert results["worst_carriers"].returned() == []
-    assert (results["is_news"].state, results["tell"].state) == ("success", "skipped")
+    assert (results["worst_carriers"].state, results["tell"].state) == ("success", "skipped")
 
 
 def test_a_month_that_is_no_month_runs_nothing_else(dag: DAG, workbench: Workbench) -> None:
@@ -60,5 +59,4 @@ def test_a_month_that_is_no_month_runs_nothing_else(dag: DAG, workbench: Workben
 def test_examples_are_short_and_seen_on_wish_only() -> None:
     assert "dags/examples/" in (REPO / ".airflowignore").read_text().splitlines()
     for path in PATH.parent.glob("*.py"):
-        code = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith(('"', "*"))]
-        assert len(code) <= 50
+        assert len(path.read_text().splitlines()) <= 40
