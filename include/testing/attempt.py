@@ -55,7 +55,13 @@ class Deferral:
 
 @dataclass(kw_only=True)
 class Attempt:
-    """A task on its way from queued to the end of its try; `run` moves it there."""
+    """A task on its way from queued to the end of its try; `run` moves it there.
+
+    A test that lets workers or triggerers die moves it by hand instead: `execute` is a worker's part, `make_trigger`
+    and `fire` are a triggerer's. As each of them is a process of its own in Airflow, such a test sets `task` to a new
+    operator before each `execute`. A `BaseException` that no code of Airflow's takes, raised again at each call and
+    message, is then the death of the process.
+    """
 
     task: BaseOperator
     supervisor: FakeSupervisor
@@ -74,12 +80,14 @@ class Attempt:
         if self.task.start_from_trigger and self.task.start_trigger_args:
             self._start_from_trigger()
         else:
-            self._execute()
+            self.execute()
         while self.state == "deferred" and when_deferred != "stop":
             if when_deferred == "time_out":
-                self._resume(_FAIL, {"error": "Trigger timeout"})
+                self._queue(_FAIL, {"error": "Trigger timeout"})
             else:
                 self._trigger(timeout_s=trigger_timeout_s)
+            if self.state == "queued":
+                self.execute()
 
     @property
     def xcoms(self) -> dict[str, Any]:
@@ -118,8 +126,8 @@ class Attempt:
         """Return this try's messages of one kind, the last one first."""
         return [message for message in self.supervisor.sent[self.first_message :] if isinstance(message, kind)][::-1]
 
-    def _execute(self) -> None:
-        """Do what a worker does."""
+    def execute(self) -> None:
+        """Do what a worker does: begin the task, or go on where its trigger's event leads."""
         instance = self._task_instance()
         context = instance.get_template_context()
         log = structlog.get_logger(logger_name="task")
@@ -154,32 +162,41 @@ class Attempt:
         )
         self.state = "deferred"
 
-    def _trigger(self, *, timeout_s: float) -> None:
-        """Do what the triggerer does: make the trigger again from what was kept of it, and wait for one event."""
+    def make_trigger(self) -> BaseTrigger:
+        """Return the trigger that the task waits for, made again from what was kept of it, as each triggerer does."""
         deferral = self.deferrals[-1]
         trigger: BaseTrigger = import_string(deferral.trigger)(**deserialize(serialize(dict(deferral.kwargs))))
         instance = self._task_instance()
         trigger.task_instance = instance
         if self.task.start_from_trigger:
             trigger.render_template_fields(instance.get_template_context())
+        return trigger
+
+    def fire(self, event: TriggerEvent) -> None:
+        """Take a trigger's event: it ends the task, or queues it for `execute` to go on."""
+        deferral = self.deferrals[-1]
+        if isinstance(event, BaseTaskEndEvent):
+            self._end_without_a_worker(event)
+        else:
+            self._queue(deferral.method, {**deferral.next_kwargs, "event": event.payload})
+
+    def _trigger(self, *, timeout_s: float) -> None:
+        """Do what the triggerer does: wait for one event of the trigger."""
+        trigger = self.make_trigger()
         try:
             event = asyncio.run(_first_event(trigger, timeout_s=timeout_s))
         except TimeoutError as error:
             raise TimeoutError(
-                f"{deferral.trigger} must fire within {timeout_s:g} s; got nothing. The task is deferred. Make true "
-                "what it waits for, or pass when_deferred='stop' or 'time_out'."
+                f"{self.deferrals[-1].trigger} must fire within {timeout_s:g} s; got nothing. The task is deferred. "
+                "Make true what it waits for, or pass when_deferred='stop' or 'time_out'."
             ) from error
         except Exception as error:  # noqa: BLE001 - the triggerer takes whatever a trigger raises
-            self._resume(_FAIL, {"error": "Trigger failure", "traceback": traceback.format_exception(error)})
+            self._queue(_FAIL, {"error": "Trigger failure", "traceback": traceback.format_exception(error)})
             return
-        if isinstance(event, BaseTaskEndEvent):
-            self._end_without_a_worker(event)
-        else:
-            self._resume(deferral.method, {**deferral.next_kwargs, "event": event.payload})
+        self.fire(event)
 
-    def _resume(self, method: str, kwargs: dict[str, Any]) -> None:
-        self.next_method, self.next_kwargs = method, serialize(kwargs)
-        self._execute()
+    def _queue(self, method: str, kwargs: dict[str, Any]) -> None:
+        self.state, self.next_method, self.next_kwargs = "queued", method, serialize(kwargs)
 
     def _end_without_a_worker(self, event: BaseTaskEndEvent) -> None:
         """Do what the API server does with a trigger's event that ends the task."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -117,20 +118,19 @@ class Api:
         self, request: web.Request, parts: AsyncIterator[bytes], fault: Fault | None, *, kind: str
     ) -> web.StreamResponse:
         """Answer with a body that grows, and that a fault may cut."""
-        part = await anext(parts, b"")  # an error of the first part is an answer of its own
+        if fault is not None and fault.kind == "cut":
+            parts = _cut(parts, fault.num_bytes)
+        first = await anext(parts, b"")  # an error of the first part is an answer of its own
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
-        left = fault.num_bytes if fault is not None and fault.kind == "cut" else None
-        try:
-            while True:
-                await response.write(part if left is None else part[:left])
-                if left is not None and (left := left - len(part)) <= 0:
-                    return _reset(request)
-                part = await anext(parts)
-        except StopAsyncIteration:
+        with suppress(ConnectionError):  # the client has gone
+            try:
+                await response.write(first)
+                async for part in parts:
+                    await response.write(part)
+            except _CutError:
+                return _reset(request)
             await response.write_eof()
-        except ConnectionError:
-            pass  # the client has gone
         return response
 
     async def _watch(self, key: Key, query: Any) -> AsyncIterator[bytes]:
@@ -140,15 +140,18 @@ class Api:
         with self.cluster.lock:
             if since != "0" and int(since) < store.oldest:
                 gone = ApiError(410, "Expired", f"too old resource version: {since} ({store.oldest})")
-                yield json.dumps({"type": "ERROR", "object": gone.body}).encode() + b"\n"
-                return
-            place = next((n for n, each in enumerate(store.changes) if each.version > int(since)), len(store.changes))
-            if since == "0":
+                lines, place = [{"type": "ERROR", "object": gone.body}], -1
+            elif since == "0":
+                lines = [{"type": "ADDED", "object": found} for found in self._list(key, query)["items"]]
                 place = len(store.changes)
-                for found in self._list(key, query)["items"]:
-                    yield json.dumps({"type": "ADDED", "object": found}).encode() + b"\n"
+            else:
+                older = (n for n, each in enumerate(store.changes) if each.version > int(since))
+                lines, place = [], next(older, len(store.changes))
+            first = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        yield first
+        if place < 0:
+            return
         ends_at = self.cluster.clock.now() + float(query.get("timeoutSeconds") or _MAX_WATCH_S)
-        yield b""
         while self.cluster.clock.now() < ends_at:
             while place < len(store.changes):
                 change = store.changes[place]
@@ -185,6 +188,21 @@ class Api:
         if query.get("sinceTime"):
             return seconds(query["sinceTime"])
         return 0.0
+
+
+class _CutError(Exception):
+    """The connection of a stream is gone."""
+
+
+async def _cut(parts: AsyncIterator[bytes], left: int) -> AsyncIterator[bytes]:
+    """Yield the first bytes of a body, then fail."""
+    async for part in parts:
+        yield part[:left]
+        left -= len(part)
+        if left <= 0:
+            break
+    yield b""
+    raise _CutError
 
 
 async def _once(part: bytes) -> AsyncIterator[bytes]:

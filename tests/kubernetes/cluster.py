@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.clock import Agenda, FastClock, SteppedClock
+from tests.kubernetes.node_life import NodeController
 from tests.kubernetes.pods import ENDED, PODS, Kubelets
 from tests.kubernetes.store import ApiError, Key, Object, Store, merge
 
@@ -51,8 +52,7 @@ class Cluster:
         self.kubelets = Kubelets(store=self.store)
         self.jobs = JobController(self)
         self.store.observers.append(self.jobs.on_change)
-        for node in list(self.kubelets.nodes.values()):
-            self.kubelets.add_node(node)
+        self.nodes = NodeController(kubelets=self.kubelets)
 
     @property
     def pods(self) -> list[Object]:

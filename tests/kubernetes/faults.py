@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Kind = Literal["error", "error_after", "reset", "reset_after", "slow", "cut"]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Fault:
     """One kind of trouble with some calls.
 
@@ -25,6 +28,7 @@ class Fault:
         num_bytes: After how many of them a body is cut.
         skip: Calls that go well first.
         times: Calls that it hits; None: all.
+        struck: Called when it hits the first one.
     """
 
     kind: Kind = "error"
@@ -36,6 +40,7 @@ class Fault:
     num_bytes: int = 0
     skip: int = 0
     times: int | None = 1
+    struck: Callable[[], None] | None = None
 
     def hits(self, verb: str, path: str) -> bool:
         """Return whether this call goes wrong, and count it."""
@@ -46,6 +51,9 @@ class Fault:
             return False
         if self.times is not None:
             self.times -= 1
+        if self.struck is not None:
+            self.struck()
+            self.struck = None
         return True
 
 

@@ -12,6 +12,8 @@ from tests.kubernetes.nodes import Node, choose_node, two_nodes, wanted
 from tests.kubernetes.store import Key, Object
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.kubernetes.containers import Program
     from tests.kubernetes.store import Store
 
@@ -24,7 +26,7 @@ _REMOVAL_S = 0.5
 
 @dataclass(kw_only=True)
 class Kubelets:
-    """Scheduler, kubelets and node controller in one.
+    """Scheduler and kubelets in one.
 
     Attributes:
         store: Where the pods are.
@@ -33,7 +35,7 @@ class Kubelets:
         missing_images: Those that no registry has.
         schedule_s: Until a pod has its node.
         pull_s: Until its image is there.
-        unreachable_s: Until the pods of a lost node are evicted.
+        collect_ended_s: Until the object of a pod that has ended is collected; None: never.
     """
 
     store: Store
@@ -42,7 +44,7 @@ class Kubelets:
     missing_images: set[str] = field(default_factory=set)
     schedule_s: float = 0.2
     pull_s: float = 1.0
-    unreachable_s: float = 300.0
+    collect_ended_s: float | None = None
     processes: dict[str, dict[str, Process]] = field(default_factory=lambda: defaultdict(dict))
     """By the pod's uid and the container's name; they outlive the pod's object, as a process on a lost node does."""
 
@@ -51,7 +53,7 @@ class Kubelets:
         self.store.objects[key].update(apiVersion="v1", kind="Pod")
         self.store.objects[key]["status"] = {"phase": "Pending", "qosClass": "Burstable"}
         uid = self.store.objects[key]["metadata"]["uid"]
-        self._later(self.schedule_s, key, uid, self._schedule)
+        self.later(self.schedule_s, key, uid, self.schedule)
 
     def find(self, name: str, namespace: str | None = None) -> Key:
         """Return the key of a pod.
@@ -98,7 +100,7 @@ class Kubelets:
         first = "deletionTimestamp" not in pod["metadata"]
         self.store.mark_deleted(key, grace_s)
         if node.ready:
-            self._stop(key, grace_s, first=first)
+            self.stop(key, grace_s, first=first)
 
     def fail(self, key: Key, reason: str, message: str) -> None:
         """End a pod as failed, as its kubelet does when it evicts it or its deadline is over."""
@@ -108,77 +110,11 @@ class Kubelets:
         pod["status"].update(reason=reason, message=message)
         if any(process.exit_code is None for process in self.processes[pod["metadata"]["uid"]].values()):
             self.store.changed(key)
-            self._stop(key, pod["spec"].get("terminationGracePeriodSeconds", 30), first=True)
+            self.stop(key, pod["spec"].get("terminationGracePeriodSeconds", 30), first=True)
         else:
             self._ended(key)
 
-    def lose_node(self, name: str, *, partition: bool = False) -> None:
-        """Cut a node off; its processes are gone with it, or go on unseen in a mere `partition`."""
-        node = self.nodes[name]
-        node.ready = False
-        self._write_node(node)
-        for key, pod in self._pods_on(name):
-            for process in self.processes[pod["metadata"]["uid"]].values():
-                process.exited = lambda _code: None
-                if not partition:
-                    process.kill()
-            if pod["status"]["phase"] in ENDED:
-                continue
-            self.condition(key, "Ready", "False", "NodeNotReady")
-            self.store.changed(key)
-            self.event(key, "Warning", "NodeNotReady", "Node is not ready")
-            patience = self._patience(pod)
-            if patience is not None:
-                self._later(patience, key, pod["metadata"]["uid"], self._evict_unreachable)
-
-    def remove_node(self, name: str) -> None:
-        """Take a node away; the pod garbage collector takes its pods."""
-        self.nodes.pop(name)
-        for key, pod in self._pods_on(name):
-            for process in self.processes[pod["metadata"]["uid"]].values():
-                process.vanish()
-            if pod["status"]["phase"] not in ENDED:
-                self.condition(key, "DisruptionTarget", "True", "DeletionByPodGC", "PodGC: node no longer exists")
-                pod["status"]["phase"] = "Failed"
-                self.store.changed(key)
-            self.store.remove(key)
-        self.store.remove(Key("v1", "nodes", "", name))
-
-    def add_node(self, node: Node) -> None:
-        """Put a node into the cluster, or bring one back; what waited is scheduled."""
-        node.ready = True
-        self.nodes[node.name] = node
-        self._write_node(node)
-        for key, pod in list(self.store.objects.items()):
-            if key.kind == PODS and pod["status"]["phase"] == "Pending":
-                self._schedule(key)
-
-    def _write_node(self, node: Node) -> None:
-        key = Key("v1", "nodes", "", node.name)
-        if key in self.store.objects:
-            self.store.patch(key, node.manifest)
-        else:
-            self.store.create(key, node.manifest)
-
-    def _pods_on(self, node: str) -> list[tuple[Key, Object]]:
-        pods = [(key, found) for key, found in self.store.objects.items() if key.kind == PODS]
-        return [(key, pod) for key, pod in pods if pod["spec"].get("nodeName") == node]
-
-    def _patience(self, pod: Object) -> float | None:
-        for toleration in pod["spec"].get("tolerations") or ():
-            concerned = toleration.get("key") in (None, "node.kubernetes.io/unreachable")
-            evicted = toleration.get("effect") in (None, "", "NoExecute")
-            if concerned and evicted and toleration.get("operator") == "Exists":
-                return toleration.get("tolerationSeconds")
-        return self.unreachable_s
-
-    def _evict_unreachable(self, key: Key) -> None:
-        node = self.nodes.get(self.store.objects[key]["spec"]["nodeName"])
-        if node is not None and not node.ready:
-            self.condition(key, "DisruptionTarget", "True", "DeletionByTaintManager", "Taint manager: deleting")
-            self.delete(key)
-
-    def _later(self, delay_s: float, key: Key, uid: str, do: Any) -> None:
+    def later(self, delay_s: float, key: Key, uid: str, do: Any) -> None:
         """Do something with a pod later, if it is still there and has not ended."""
 
         def when_due() -> None:
@@ -188,7 +124,8 @@ class Kubelets:
 
         self.store.agenda.after(delay_s, when_due)
 
-    def _schedule(self, key: Key) -> None:
+    def schedule(self, key: Key) -> None:
+        """Find a node for a pod, or say why there is none and try again."""
         pod = self.store.objects[key]
         if "nodeName" in pod["spec"] or "deletionTimestamp" in pod["metadata"] or pod["spec"].get("schedulingGates"):
             return
@@ -200,14 +137,14 @@ class Kubelets:
             self.condition(key, "PodScheduled", "False", "Unschedulable", node)
             self.store.changed(key)
             self.event(key, "Warning", "FailedScheduling", node)
-            self._later(_RESCHEDULE_S, key, pod["metadata"]["uid"], self._schedule)
+            self.later(_RESCHEDULE_S, key, pod["metadata"]["uid"], self.schedule)
             return
         pod["spec"]["nodeName"] = node.name
         pod["status"]["startTime"] = timestamp(self.store.agenda.at)
         self.condition(key, "PodScheduled", "True")
         self._contain(key, lambda _name: {"waiting": {"reason": "ContainerCreating"}})
         self.event(key, "Normal", "Scheduled", f"Successfully assigned {key.namespace}/{key.name} to {node.name}")
-        self._later(self.pull_s, key, pod["metadata"]["uid"], self._start)
+        self.later(self.pull_s, key, pod["metadata"]["uid"], self._start)
 
     def _all_placed(self) -> list[tuple[Key, Object]]:
         return [
@@ -228,7 +165,7 @@ class Kubelets:
             reason = "ImagePullBackOff" if before.get("reason") == "ErrImagePull" else "ErrImagePull"
             self._contain(key, lambda _name: {"waiting": {"reason": reason, "message": says}})
             self.event(key, "Warning", "Failed", says)
-            self._later(_BACK_OFF_S, key, pod["metadata"]["uid"], self._start)
+            self.later(_BACK_OFF_S, key, pod["metadata"]["uid"], self._start)
             return
         self._run(key, pod)
 
@@ -236,7 +173,7 @@ class Kubelets:
         processes = self.processes[pod["metadata"]["uid"]]
         for container in pod["spec"]["containers"]:
             processes[container["name"]] = Process(
-                agenda=self.store.agenda, steps=self.program(pod, container), exited=lambda _code: self._exited(key)
+                agenda=self.store.agenda, steps=self.program(pod, container), exited=self.exit_of(key)
             )
         pod["status"].update(phase="Running", podIP="10.0.0.7", hostIP="10.0.0.1")
         self.condition(key, "Ready", "True")
@@ -246,11 +183,16 @@ class Kubelets:
         deadline_s = pod["spec"].get("activeDeadlineSeconds")
         if deadline_s is not None:
             says = "Pod was active on the node longer than the specified deadline"
-            self._later(deadline_s, key, pod["metadata"]["uid"], lambda at: self.fail(at, "DeadlineExceeded", says))
+            self.later(deadline_s, key, pod["metadata"]["uid"], lambda at: self.fail(at, "DeadlineExceeded", says))
         for process in list(processes.values()):
             process.go_on()
 
-    def _exited(self, key: Key) -> None:
+    def exit_of(self, key: Key) -> Callable[[int], None]:
+        """Return what hears that a process of a pod has ended."""
+        return lambda _code: self.exited(key)
+
+    def exited(self, key: Key) -> None:
+        """Look at a pod of which a process may have ended."""
         pod = self.store.objects.get(key)
         if pod is None or pod["status"]["phase"] in ENDED:
             return
@@ -267,9 +209,10 @@ class Kubelets:
         pod["status"]["phase"] = "Succeeded" if good else "Failed"
         self.condition(key, "Ready", "False", "PodCompleted" if good else "PodFailed")
         self._contain(key, lambda name: self._state(pod, name))
-        if "deletionTimestamp" in pod["metadata"]:
+        gone_s = _REMOVAL_S if "deletionTimestamp" in pod["metadata"] else self.collect_ended_s
+        if gone_s is not None:
             uid = pod["metadata"]["uid"]
-            self.store.agenda.after(_REMOVAL_S, lambda: self._gone(key, uid))
+            self.store.agenda.after(gone_s, lambda: self._gone(key, uid))
 
     def _gone(self, key: Key, uid: str) -> None:
         if key in self.store.objects and self.store.objects[key]["metadata"]["uid"] == uid:
@@ -301,13 +244,14 @@ class Kubelets:
         ]
         self.store.changed(key)
 
-    def _stop(self, key: Key, grace_s: float, *, first: bool) -> None:
+    def stop(self, key: Key, grace_s: float, *, first: bool) -> None:
+        """End a pod's processes: SIGTERM the first time, SIGKILL when the grace is over."""
         pod = self.store.objects[key]
         processes = self.processes[pod["metadata"]["uid"]]
         if not processes:
             self._ended(key)
             return
-        self._later(grace_s, key, pod["metadata"]["uid"], lambda at: self._kill(self.store.objects[at]))
+        self.later(grace_s, key, pod["metadata"]["uid"], lambda at: self._kill(self.store.objects[at]))
         if first:
             for process in list(processes.values()):
                 process.go_on(terminate=True)

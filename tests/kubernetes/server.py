@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 _TICK_S = 0.005
 
 
+class _RealTimeLoop(asyncio.SelectorEventLoop):
+    """Runs by the real clock, whatever a test does to the clock of the code under test."""
+
+    time = staticmethod(time.monotonic)
+
+
 class ScriptedKubernetes:
     """A cluster with an API server; use it as a context manager.
 
@@ -43,7 +50,7 @@ class ScriptedKubernetes:
         self.cluster = Cluster(clock=clock or FastClock(speed))
         self.url = ""
         self._ticks = clock is None
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop = _RealTimeLoop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="kubernetes", daemon=True)
@@ -99,3 +106,7 @@ class ScriptedKubernetes:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), timeout=_TICK_S if self._ticks else None)
         await runner.cleanup()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)

@@ -112,13 +112,13 @@ def test_pods_of_a_lost_node_are_deleted_late_and_go_with_the_node(
     core.create_namespaced_pod("ml", manifest())
     wait(kubernetes, 2)
     node = core.read_namespaced_pod("train", "ml").spec.node_name
-    kubernetes.cluster.kubelets.lose_node(node)
+    kubernetes.cluster.nodes.lose(node)
     wait(kubernetes, 299)
     assert core.read_namespaced_pod("train", "ml").metadata.deletion_timestamp is None
     wait(kubernetes, 2)
     pod = core.read_namespaced_pod("train", "ml")
     assert (pod.status.phase, pod.metadata.deletion_timestamp is None) == ("Running", False)
-    kubernetes.cluster.kubelets.remove_node(node)
+    kubernetes.cluster.nodes.remove(node)
     assert core.list_namespaced_pod("ml").items == []
 
 

@@ -1,0 +1,158 @@
+"""Fault sequences: what befalls one training from its first try to its last, drawn from a seed, and how it ended."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.kubernetes.befalls import DISRUPTIONS, FAULTS, FLAWS
+from tests.kubernetes.trainer import Trainer
+from tests.kubernetes.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from airflow.sdk import BaseOperator
+
+    from include.training.job import Job
+    from tests.kubernetes.orchestration import Process
+
+KINDS = tuple(FAULTS)
+_WORK_S = (180.0, 300.0, 420.0)
+_SECOND_SHARE = 0.4
+_SECONDS = (*DISRUPTIONS, "worker_killed", "triggerer_killed", "api_error")
+"""What may come on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How long the processes of an undisturbed training are.
+
+    Attributes:
+        boundaries: Contacts with the outside, by stage.
+        calls: Calls of the API, by stage.
+    """
+
+    boundaries: dict[str, int]
+    calls: dict[str, int]
+
+    @classmethod
+    def of(cls, processes: list[Process]) -> Extent:
+        """Return what an undisturbed training's processes have shown."""
+        return cls(
+            boundaries={each.stage: each.boundaries for each in processes},
+            calls={each.stage: each.calls[1] - each.calls[0] for each in processes},
+        )
+
+    def of_work(self, work_s: float) -> Extent:
+        """Return how long they are for a training of another length: the triggerer's polls grow with it."""
+        share = work_s / Trainer.work_s
+        return Extent(
+            boundaries={**self.boundaries, "watch": int(self.boundaries.get("watch", 0) * share)},
+            calls={**self.calls, "watch": int(self.calls.get("watch", 0) * share)},
+        )
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """How a sequence ended.
+
+    Attributes:
+        seed: It decides all that was drawn.
+        kind: The fault that it is about.
+        second: Another one on top, if any.
+        happened: Faults that struck: a process that ended earlier cannot be killed.
+        state: Of the task in the end: `success`, `failed`, `stuck`.
+        wanted: What it had to be.
+        has_result: Whether a whole result of the job is there.
+        num_tries: Tries of the task.
+        num_orphans: Pods that still live when all has settled.
+        num_duplicates: How often a second live pod of the job came to be beside the first.
+        num_overlaps: How often a trainer began while another one of the same job still ran on some node.
+        lost_s: The most work that one run had to do again, in seconds.
+        busy_s: Seconds that trainers ran, all together.
+        work_s: Seconds that the training takes undisturbed.
+        took_s: Simulated seconds from the first try to the end.
+        num_calls: Calls of Kubernetes' API.
+        errors: What the tries raised.
+    """
+
+    seed: int
+    kind: str
+    second: str = ""
+    happened: tuple[str, ...] = ()
+    state: str = ""
+    wanted: str = "success"
+    has_result: bool = False
+    num_tries: int = 0
+    num_orphans: int = 0
+    num_duplicates: int = 0
+    num_overlaps: int = 0
+    lost_s: float = 0.0
+    busy_s: float = 0.0
+    work_s: float = 0.0
+    took_s: float = 0.0
+    num_calls: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> str:
+        """Return in a word how the last state is wrong; empty: it is right."""
+        if self.state == "success" and not self.has_result:
+            return "success_without_result"
+        if self.state == self.wanted:
+            return ""
+        if self.state == "failed" and self.has_result:
+            return "failed_with_result"
+        return f"{self.state}_but_{self.wanted}_was_right"
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it, for JSON."""
+        return {**asdict(self), "wrong": self.wrong}
+
+
+def measure(make_operator: Callable[[Job], BaseOperator], folder: Path) -> Extent:
+    """Return how long an undisturbed training's processes are."""
+    with World(folder=folder, make_operator=make_operator) as world:
+        world.run()
+        return Extent.of(world.airflow.processes)
+
+
+def run_sequence(
+    seed: int, make_operator: Callable[[Job], BaseOperator], folder: Path, extent: Extent, *, kind: str = ""
+) -> Ending:
+    """Run one sequence; its kind goes round with the seed."""
+    kind = kind or KINDS[seed % len(KINDS)]
+    draw = random.Random(f"{kind} {seed}")
+    ending = Ending(seed=seed, kind=kind, wanted="failed" if kind in FLAWS else "success")
+    with World(folder=folder, make_operator=make_operator) as world:
+        world.trainer.work_s = draw.choice(_WORK_S)
+        extent = extent.of_work(world.trainer.work_s)
+        happened: list[str] = []
+        FAULTS[kind](world, draw, extent, lambda: happened.append(kind))
+        if kind not in (*FLAWS, "nothing", "cancelled") and (draw.random() < _SECOND_SHARE or kind == "clock_skew"):
+            ending.second = draw.choice(_SECONDS)
+            FAULTS[ending.second](world, draw, extent, lambda: happened.append(ending.second))
+        ending.state = world.run()
+        ending.happened = tuple(happened)
+        _look_around(world, ending)
+    return ending
+
+
+def _look_around(world: World, ending: Ending) -> None:
+    trainer, airflow = world.trainer, world.airflow
+    if ending.kind == "cancelled" and ending.happened:
+        ending.wanted = "failed"
+    ending.has_result = world.has_result
+    ending.num_tries = airflow.num_tries
+    ending.num_orphans = len(world.cluster.live_pods)
+    ending.num_duplicates = world.num_duplicates
+    ending.num_overlaps = trainer.num_overlaps
+    ending.lost_s = round(max(trainer.lost_s, default=0.0), 1)
+    ending.busy_s, ending.work_s = round(trainer.busy_s, 1), trainer.work_s
+    ending.took_s = round(airflow.ended_at_s, 1)
+    ending.num_calls = len(world.cluster.calls)
+    ending.errors = [error[:500] for error in airflow.errors]
