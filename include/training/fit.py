@@ -216,7 +216,7 @@ def _build(job: Job, rows: Rows) -> torch.nn.Module:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name not in (name, name.rpartition(".")[0]):
             raise
         raise SpecError(
             f"model {job.spec.name!r} must have a network.py beside its model.yaml; got none. Nothing was trained. "
