@@ -53,14 +53,14 @@ class CheckpointWriter:
             Exception: What was wrong with the one before, unless the storage was.
         """
         self._settle()
+        if step == self.newest:
+            return
         self._writing = step, self._thread.submit(self._checkpoints.save, step, _copied(state))
 
     def save_now(self, step: int, state: Mapping[str, Any]) -> str:
         """Write a state and return, in words, which checkpoint is the newest now."""
+        self.save_soon(step, state)
         self._settle()
-        if self.newest != step:
-            self.save_soon(step, state)
-            self._settle()
         if self.newest == step:
             return "a checkpoint is saved"
         earlier = "there is none" if self.newest is None else f"the newest is of step {self.newest}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 _STEP_DIGITS = 10
+_NAME_CHARS = 12
 _PART_BYTES = 1 << 30
 """An object store takes 5 GiB in one piece, and less is easier to send again."""
 
@@ -74,12 +75,12 @@ class Checkpoints:
         sink = BytesIO()
         torch.save(dict(state), sink)
         folder, files = self._folder(step), {}
-        delete_file(f"{folder}/{MANIFEST}", storage=self.storage)  # of a damaged one that is written again
         for number, start in enumerate(range(0, len(sink.getbuffer()), _PART_BYTES)):
             part = bytes(sink.getbuffer()[start : start + _PART_BYTES])
-            name = f"state-{number:03d}.pt"
+            sha256 = hashlib.sha256(part).hexdigest()
+            name = f"state-{number:03d}-{sha256[:_NAME_CHARS]}.pt"  # never one that an earlier manifest names
             write_bytes(f"{folder}/{name}", part, storage=self.storage)
-            files[name] = hashlib.sha256(part).hexdigest()
+            files[name] = sha256
         manifest = _Manifest(model=self.model, job_hash=self.job_hash, files=files)
         self._flush(folder)  # a power cut must not leave the manifest without what it names
         write_bytes(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode(), storage=self.storage)

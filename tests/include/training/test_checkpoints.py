@@ -96,10 +96,11 @@ def test_a_damaged_newest_one_is_passed_over_and_said(place: Storage, damage: st
     for step in (7, 8):
         checkpoints.save(step, state(step))
     newest = f"{checkpoints.uri}/0000000008"
+    (file,) = (name for name in list_files(newest, storage=place) if name != MANIFEST)
+    name = MANIFEST if "manifest" in damage else file
     if damage.startswith("no "):
-        delete_file(f"{newest}/{MANIFEST if damage == 'no manifest' else 'state-000.pt'}", storage=place)
+        delete_file(f"{newest}/{name}", storage=place)
     else:
-        name = MANIFEST if damage == "half a manifest" else "state-000.pt"
         write_bytes(f"{newest}/{name}", b'{"model": "ti', storage=place)
     said: list[str] = []
     found = checkpoints.load_newest(say=said.append)
@@ -121,6 +122,26 @@ def test_a_large_state_is_written_in_parts(place: Storage, monkeypatch: pytest.M
     found = checkpoints.load_newest()
     assert found is not None
     assert is_whole(found)
+
+
+def test_a_checkpoint_that_is_written_again_is_whole_at_every_moment(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = of(storage)
+    checkpoints.save(1, state(1))
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for num_written in (0, 1):
+        left = [write_bytes] * num_written
+        writes = iter([*left, fail])
+        monkeypatch.setattr("include.training.checkpoints.write_bytes", lambda *a, w=writes, **k: next(w)(*a, **k))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(1, {**state(1), "more": num_written})
+        found = checkpoints.load_newest()
+        assert found is not None
+        assert is_whole(found)
 
 
 def test_the_checkpoints_of_another_job_are_refused(place: Storage) -> None:
@@ -147,9 +168,10 @@ def test_no_code_in_a_checkpoint_is_run(storage: Storage, tmp_path: Path) -> Non
     checkpoints = of(storage, "evil")
     checkpoints.save(1, state(1))
     folder = Path(checkpoints.uri, "0000000001")
-    (folder / "state-000.pt").write_bytes(sink.getvalue())
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"]["state-000.pt"] = hashlib.sha256(sink.getvalue()).hexdigest()
+    (name,) = manifest["files"]
+    (folder / name).write_bytes(sink.getvalue())
+    manifest["files"][name] = hashlib.sha256(sink.getvalue()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(Exception, match="Weights only load failed"):
         checkpoints.load_newest()
