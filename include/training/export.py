@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from include.errors import CorruptArtifactError, SpecError
-from include.training.fit import predict
+from include.training.loop import predict
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from torch.optim.adamw import adamw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from include.spec import TrainingSpec
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -31,10 +34,21 @@ class AdamW:
             _Group([p for p in parameters if p.ndim <= 1], 0.0),
         ]
 
+    @property
+    def param_groups(self) -> list[dict[str, list[torch.nn.Parameter]]]:
+        """Return the parameters as torch's GradScaler looks for them."""
+        return [{"params": group.parameters} for group in self._groups]
+
     def step(self) -> None:
-        """Apply the gradients, then forget them."""
+        """Apply the gradients."""
         for group in self._groups:
             group.step(self.learning_rate)
+
+    def forget_gradients(self) -> None:
+        """Let the next step start without gradients."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs."""
@@ -45,6 +59,20 @@ class AdamW:
         for number, group in enumerate(self._groups):
             for own, saved in zip(group.tensors, chain.from_iterable(state[str(number)].values()), strict=True):
                 own.copy_(saved)
+
+
+def scheduled_rate(training: TrainingSpec, *, step: int, of: int) -> float:
+    """Return the learning rate of a step, from 0, of a training with so many steps an epoch.
+
+    It rises in a straight line over `warmup_steps`; then it stays, or falls along half a cosine towards 0 at
+    `max_epochs`. Source: Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, without restarts.
+    """
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return training.learning_rate
+    done = (step - training.warmup_steps) / max(1, training.max_epochs * of - training.warmup_steps)
+    return training.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 class _Group:
@@ -62,13 +90,17 @@ class _Group:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
+        found = [one for one in zip(self.parameters, *self.state.values(), strict=True) if one[0].grad is not None]
+        if not found:
+            return
+        parameters, first, second, steps = (list(column) for column in zip(*found, strict=True))
         adamw(
-            self.parameters,
-            [p.grad for p in self.parameters],
-            self.state["first"],
-            self.state["second"],
+            parameters,
+            [p.grad for p in parameters],
+            first,
+            second,
             [],
-            self.state["steps"],
+            steps,
             fused=True,
             amsgrad=False,
             beta1=_BETAS[0],
@@ -78,5 +110,3 @@ class _Group:
             eps=_EPSILON,
             maximize=False,
         )
-        for parameter in self.parameters:
-            parameter.grad = None

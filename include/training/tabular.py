@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 NUM_BINS = 16
 MAX_EMBEDDING = 8
 _QUANTILES = (0.01, 0.99)
+_LAYERS = 3
+"""Of a hidden layer: its weights, what makes it no straight line, and its dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class TabularNetwork(nn.Module):
         self.register_buffer("lower_NK", edges[:, :-1].clone())
         self.register_buffer("width_NK", (edges[:, 1:] - edges[:, :-1]).clamp(min=1e-6))
         self.input_dropout = inputs.training.input_dropout
+        self.is_recomputed = inputs.training.gradient_checkpointing
         num_categories = inputs.num_categories
         sizes = [min(MAX_EMBEDDING, (count + 1) // 2) for count in num_categories]
         self.embeddings = nn.ModuleList(nn.Embedding(n, size) for n, size in zip(num_categories, sizes, strict=True))
@@ -85,14 +89,34 @@ class TabularNetwork(nn.Module):
             categorical_BC = categorical_BC.masked_fill(hidden_BC, 0)
             hidden_BN = torch.rand(numeric_BN.shape, device=numeric_BN.device) < self.input_dropout
             numeric_BN = numeric_BN.masked_fill(hidden_BN, math.nan)
+        is_recomputed = self.training and self.is_recomputed
+        raw_BK = (self._recomputed if is_recomputed else self._kept)(categorical_BC, numeric_BN)
+        raw_BK = raw_BK[:, 0] if self.is_single else raw_BK
+        return raw_BK * self.scale + self.offset if self.is_scaled else raw_BK
+
+    def _kept(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+        return self.mlp(self._features(categorical_BC, numeric_BN))
+
+    def _recomputed(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+        """Keep each hidden layer's output alone; the backward pass computes what is inside of it once more.
+
+        Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. The same dropout is drawn again.
+        """
+
+        def first(categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+            return self.mlp[:_LAYERS](self._features(categorical_BC, numeric_BN))
+
+        hidden_BD = checkpoint(first, categorical_BC, numeric_BN, use_reentrant=False)
+        for start in range(_LAYERS, len(self.mlp), _LAYERS):
+            hidden_BD = checkpoint(self.mlp[start : start + _LAYERS], hidden_BD, use_reentrant=False)
+        return hidden_BD
+
+    def _features(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
         missing_BN = torch.isnan(numeric_BN)
         filled_BNK = ((numeric_BN[:, :, None] - self.lower_NK) / self.width_NK).clamp(0, 1) - 0.5
         filled_BNK = torch.where(missing_BN[:, :, None], torch.zeros_like(filled_BNK), filled_BNK)
         embedded = [embed(categorical_BC[:, position]) for position, embed in enumerate(self.embeddings)]
-        features_BD = torch.cat([*embedded, filled_BNK.flatten(1), missing_BN.float()], dim=1)
-        raw_BK = self.mlp(features_BD)
-        raw_BK = raw_BK[:, 0] if self.is_single else raw_BK
-        return raw_BK * self.scale + self.offset if self.is_scaled else raw_BK
+        return torch.cat([*embedded, filled_BNK.flatten(1), missing_BN.float()], dim=1)
 
 
 def build_tabular(inputs: NetworkInputs) -> nn.Module:

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from include.errors import BadInputError
+from include.tasks import Head
 from include.training.checkpoints import Checkpoints
 from include.training.export import export_onnx
-from include.training.fit import Fitted, InterruptedTrainingError, fit
+from include.training.fit import Fitted, InterruptedTrainingError, _build, fit
+from include.training.loop import Loop
+from include.training.optimizer import scheduled_rate
+from include.training.ranks import Ranks
 from include.training.rows import load_rows
+from include.training.tabular import NetworkInputs, build_tabular
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
@@ -143,3 +149,159 @@ def test_the_interval_decides_how_often_a_checkpoint_is_written(storage: Storage
     prepared = prepare(storage, checkpoint_interval_s=3600.0)
     prepared.fit()
     assert Checkpoints.of_job(prepared.job, storage=storage).steps() == []
+
+
+def largest_difference(one: Fitted, other: Fitted) -> float:
+    weights, others = one.network.state_dict(), other.network.state_dict()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+def losses(fitted: Fitted) -> list[float]:
+    return [loss for epoch in fitted.epochs for loss in (epoch.train_loss, epoch.validation_loss)]
+
+
+def place(tmp_path: Path, name: str) -> Storage:
+    from include.lake.storage import Storage
+
+    return Storage(root=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("num_pieces", [3, 64, 100])
+def test_pieces_of_a_batch_learn_as_the_whole_batch(tmp_path: Path, num_pieces: int) -> None:
+    """Stated tolerance: 1e-5 on losses of about 0.6, and the order of the sums is all that differs.
+
+    100 pieces are more than a batch has rows, and the last batch of an epoch is smaller than the others.
+    """
+    whole = prepare(place(tmp_path, "whole"), params={"dropout": 0, "input_dropout": 0}).fit()
+    pieces = prepare(
+        place(tmp_path, "pieces"), params={"dropout": 0, "input_dropout": 0}, accumulation_steps=num_pieces
+    ).fit()
+    assert losses(pieces) == pytest.approx(losses(whole), abs=1e-5)
+    assert 0 < largest_difference(pieces, whole) < 1e-3
+
+
+def test_layers_that_are_computed_again_give_the_same_bits(storage: Storage, undisturbed: Fitted) -> None:
+    prepared = prepare(storage, gradient_checkpointing=True)
+    assert_equal(prepared.fit(), undisturbed, prepared.rows)
+
+
+def test_layers_that_are_computed_again_are_not_kept() -> None:
+    """Count the bytes that autograd keeps for the backward pass."""
+
+    def kept_bytes(network: torch.nn.Module, *rows: torch.Tensor) -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(*rows)
+        return sum(sizes)
+
+    rows = torch.zeros((4096, 3), dtype=torch.int64), torch.randn((4096, 20))
+    found = []
+    for is_recomputed in (False, True):
+        training = SPEC.training.model_copy(update={"gradient_checkpointing": is_recomputed})
+        head = Head(bias=(0.0,))
+        network = build_tabular(
+            NetworkInputs(num_categories=[4] * 3, numeric_BN=rows[1].numpy(), head=head, training=training)
+        )
+        found.append(kept_bytes(network, *rows))
+    assert found[1] < found[0] / 5
+
+
+def test_bf16_learns_about_what_fp32_learns(storage: Storage, undisturbed: Fitted) -> None:
+    """Stated tolerance: 0.02 on losses of about 0.6; bf16 has 8 bits of a number, and fp32 weights learn from them."""
+    found = prepare(storage, precision="bf16").fit()
+    assert losses(found) == pytest.approx(losses(undisturbed), abs=0.02)
+    assert losses(found) != losses(undisturbed)
+    assert all(value.dtype == torch.float32 for value in found.network.state_dict().values())
+
+
+def test_bf16_is_resumed_bit_by_bit(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"precision": "bf16", "accumulation_steps": 2, "schedule": "cosine", "warmup_steps": 5}
+    wanted = prepare(place(tmp_path, "undisturbed"), **options).fit()
+    prepared = prepare(place(tmp_path, "stopped"), **options)
+    for num_steps in (3, 17):
+        with pytest.raises(InterruptedTrainingError):
+            prepared.fit(should_stop=EndAfter(num_steps, is_polite=True))
+    assert_equal(prepared.fit(), wanted, prepared.rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_fp16_without_a_gpu_is_refused(storage: Storage) -> None:
+    with pytest.raises(
+        BadInputError, match=r"with precision fp16 needs a CUDA device; got cpu\. Nothing was trained\."
+    ):
+        prepare(storage, precision="fp16").fit()
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        (
+            {"learning_rate": 1e30},
+            r"got (a loss of nan|weights that are no numbers|predictions .*) in epoch 1, step \d+",
+        ),
+        ({"learning_rate": 3e4, "weight_decay": 0}, r"got \S+e\+19, held out \S+, in epoch 1, step 8 \("),
+    ],
+)
+def test_a_training_that_diverges_ends_and_keeps_the_checkpoint_before(
+    storage: Storage, params: dict[str, Any], found: str
+) -> None:
+    prepared = prepare(storage, params=params, checkpoint_interval_s=OFTEN)
+    with pytest.raises(BadInputError, match=found):
+        prepared.fit()
+    state = Checkpoints.of_job(prepared.job, storage=storage).load_newest()
+    assert state is not None
+    for name, value in state[1]["network"].items():
+        assert value.isfinite().all(), name
+
+
+def test_weights_that_are_no_numbers_are_never_saved(storage: Storage) -> None:
+    prepared = prepare(storage)
+    torch.manual_seed(0)
+    loop = Loop(prepared.job, prepared.rows, network=_build(prepared.job, prepared.rows), ranks=Ranks.alone())
+    loop.run_step()
+    loop.state()
+    with torch.no_grad():
+        next(loop.network.parameters())[0, 0] = float("inf")
+    with pytest.raises(BadInputError, match="got weights that are no numbers in epoch 1, step 1"):
+        loop.state()
+
+
+class Normed(torch.nn.Module):
+    """Has running means, and a weight that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(1)
+        self.unused = torch.nn.Parameter(torch.ones(2, 2))
+        self.last = torch.nn.Linear(1, 1)
+
+    def forward(self, categorical_BC: torch.Tensor, _numeric_BN: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(categorical_BC[:, :1].float()))[:, 0]
+
+
+def test_the_averaged_network_has_the_running_means_of_the_trained_one(storage: Storage) -> None:
+    prepared = prepare(storage)
+    loop = Loop(prepared.job, prepared.rows, network=Normed(), ranks=Ranks.alone())
+    while not loop.run_step():
+        pass
+    loop.end_epoch()
+    assert float(loop.average.norm.running_mean) == float(loop.network.norm.running_mean) > 1
+
+
+def test_the_learning_rate_rises_and_falls(storage: Storage) -> None:
+    training = prepare(storage, schedule="cosine", warmup_steps=4, params={"learning_rate": 0.01}).job.training
+    found = [scheduled_rate(training, step=step, of=8) for step in (0, 3, 4, 18, 32)]
+    assert found == pytest.approx([0.0025, 0.01, 0.01, 0.005, 0.0])
+    constant = training.model_copy(update={"schedule": "constant", "warmup_steps": 0})
+    assert scheduled_rate(constant, step=31, of=8) == training.learning_rate
+
+
+def test_it_says_how_long_it_waited_for_rows_and_what_the_bits_depend_on(undisturbed: Fitted) -> None:
+    assert 0 < undisturbed.data_wait_frac < 0.5
+    assert undisturbed.machine["num_threads"] == "1"
+    assert undisturbed.machine["cpu_capability"] == torch.backends.cpu.get_cpu_capability()

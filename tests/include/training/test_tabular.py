@@ -15,7 +15,7 @@ from include.tasks.binary import BinaryClassification
 from include.tasks.multiclass import MulticlassClassification
 from include.tasks.regression import Regression
 from include.training.export import export_onnx
-from include.training.fit import predict
+from include.training.loop import predict
 from include.training.tabular import NetworkInputs, build_tabular
 
 if TYPE_CHECKING:

@@ -1,0 +1,128 @@
+"""The processes that train one network together: one, or as many as torchrun started, on one machine or several.
+
+Shape suffix: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed
+
+from include.errors import SetupError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+TIMEOUT_S = 300
+"""Seconds that a process waits for the others: longer than the first one takes to write a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that train together.
+
+    Args:
+        device: Where this process computes.
+        rank: Its number; the first one writes files and speaks.
+        world_size: How many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        """Return a process that trains by itself, on the first GPU if there is one."""
+        return cls(device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks for all."""
+        return self.rank == 0
+
+    def shard(self, rows_B: torch.Tensor) -> torch.Tensor:
+        """Return this process' share of a batch's rows; the shares of all processes are the batch."""
+        return rows_B if self.world_size == 1 else torch.tensor_split(rows_B, self.world_size)[self.rank]
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return a network whose gradients are the mean over all processes."""
+        if self.world_size == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+    def without_sync(self, network: torch.nn.Module) -> AbstractContextManager[object]:
+        """Return a context in which gradients of a wrapped network are summed here and not sent to the others."""
+        return nullcontext() if self.world_size == 1 else network.no_sync()
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return, for each flag, whether it is set in any process; all get the same answer at the same step."""
+        if self.world_size == 1:
+            return flags
+        found = torch.tensor(flags, dtype=torch.int32)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in found.tolist())
+
+    def total(self, *numbers: float) -> tuple[float, ...]:
+        """Return each number's sum over the processes."""
+        if self.world_size == 1:
+            return numbers
+        found = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(found)
+        return tuple(found.tolist())
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Return every process' tensor of the machine's own memory, in the order of their ranks."""
+        if self.world_size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(found, tensor)
+        return found
+
+    def from_first(self, number: int) -> int:
+        """Return the number that the first process gives."""
+        if self.world_size == 1:
+            return number
+        found = torch.tensor(number)
+        distributed.broadcast(found, src=0)
+        return int(found)
+
+
+@contextmanager
+def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
+    """Meet the other processes that torchrun started, if it did: its variables name them.
+
+    Raises:
+        SetupError: More processes than GPUs on this machine.
+    """
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Ranks.alone()
+        return
+    device = _device_of(int(environment["LOCAL_RANK"]))
+    # Tensors of the machine's own memory go over gloo, those of a GPU over nccl.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    yield Ranks(device=device, rank=distributed.get_rank(), world_size=world_size)
+    distributed.destroy_process_group()  # not after an error: nccl would wait for processes that are gone
+
+
+def _device_of(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise SetupError(
+            f"torchrun must start at most {torch.cuda.device_count()} processes on this machine, one a GPU; got "
+            f"process {local_rank + 1}. Nothing was trained. Lower --nproc-per-node, or choose another profile."
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
