@@ -239,7 +239,7 @@ def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, 
     found: dict[str, Any] = {
         "name": name,
         "image": profile.image,
-        "command": command,
+        "args": command,  # not `command`: the image's own entrypoint hands signals on to it
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}],  # noqa: S108 - in the pod
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -98,7 +98,8 @@ def test_a_pod_has_what_its_profile_says() -> None:
     assert container["resources"] == {"requests": amounts, "limits": amounts}
     assert container["envFrom"] == [{"secretRef": {"name": "tradewind-lake"}}]
     assert "env" not in container
-    assert container["command"] == ["python", "-m", "include.training", "--job", training(FULL).job_uri]
+    assert "command" not in container
+    assert container["args"] == ["python", "-m", "include.training", "--job", training(FULL).job_uri]
     assert spec["volumes"] == [{"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}]
     assert container["volumeMounts"] == [{"name": "dshm", "mountPath": "/dev/shm"}]
     assert spec["securityContext"]["runAsNonRoot"] is True
