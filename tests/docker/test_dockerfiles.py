@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from include.training.profiles import Security
 from tests.docker.images import AIRFLOW, ROOT, TRAINER, Image, files_of, is_sent, tracked
 
 IMAGES = pytest.mark.parametrize("image", [AIRFLOW, TRAINER], ids=["airflow", "trainer"])
@@ -78,16 +79,21 @@ def test_the_base_is_one_exact_release_of_the_locks_python(image: Image) -> None
 
 
 @IMAGES
-def test_the_image_is_what_the_build_made_and_runs_as_nobody_special(image: Image) -> None:
+def test_the_image_is_what_the_build_made(image: Image) -> None:
     build, final = image.stages
     assert {word for word, _ in (*build, *final)} <= {
         *("FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "LABEL", "USER", "ENTRYPOINT", "CMD")
     }
     copies = [rest for word, rest in final if word == "COPY"]
     assert copies == [f"--from=build {folder} {folder}" for folder in ("/opt/venv", "/opt/tradewind")]
-    assert image.last("USER") == "50000:0"
     assert image.last("ENTRYPOINT") == '["tini", "--"]'
     assert {word for word, rest in final if word == "RUN" and "chown" in rest} == set()  # the code is root's
+
+
+def test_the_users_are_those_that_the_cluster_asks_for() -> None:
+    asked = Security()
+    assert TRAINER.last("USER") == f"{asked.run_as_user}:{asked.run_as_group}"
+    assert AIRFLOW.last("USER") == "50000:0"  # as Airflow's own image and its Helm chart have it
 
 
 @IMAGES
