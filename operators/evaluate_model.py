@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+_EVIDENCE = ("held_out", "loss", "version", "baseline", "trees", "champion", "resources")
+
 
 class EvaluateModelOperator(BaseOperator):
     """Measures a trained version on its held-out rows, beside a constant, boosted trees and champion, and judges it.
@@ -72,8 +74,7 @@ class EvaluateModelOperator(BaseOperator):
             model=self.model,
             kind="gate",
             subject=job.key,
-            evidence={name: report[name] for name in ("held_out", "loss", "version", "baseline", "trees", "champion")}
-            | judgement.to_dict(),
+            evidence={name: report[name] for name in _EVIDENCE} | judgement.to_dict(),
             actor=f"train_{self.model}:{run_id}",
             key=f"gate:{self.model}:{job.key}:{run_id}",
         )

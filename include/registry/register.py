@@ -99,5 +99,6 @@ def _points(metrics: Mapping[str, Any]) -> Iterator[Point]:
                 yield Point(key=f"{group}/{name}", value=value)
         for rows, median in found.get("latency_us", {}).items():
             yield Point(key=f"{group}/latency_us_{rows}_rows", value=median)
-    for step, spent in metrics["training"]["seconds"].items():
-        yield Point(key=f"seconds/{step}", value=spent)
+    taken = {"resources": metrics.get("resources", {}), "seconds": metrics["training"]["seconds"]}
+    for group, found in taken.items():
+        yield from (Point(key=f"{group}/{name}", value=value) for name, value in found.items())

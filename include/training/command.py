@@ -21,7 +21,7 @@ from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
 from include.training.preflight import Machine, check_machine, check_torch
-from include.training.resources import ResourceSampler
+from include.training.resources import PRICE_VARIABLE, ResourceSampler
 from include.training.stop import LEASE_S, Stop
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def _run(job_uri: str, *, stop: Stop) -> int:
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
         watch.lap("preflight")
-        with ResourceSampler(job, storage=storage, num_gpus=machine.num_gpus) as sampler:
+        price = machine.environment.get(PRICE_VARIABLE)
+        with ResourceSampler(
+            job, storage=storage, num_gpus=machine.num_gpus, price_per_hour=float(price) if price else None
+        ) as sampler:
             blame = ExitCode.BAD_DATA
             rows = _load(job, storage=storage, watch=watch)
             blame = ExitCode.BAD_JOB
@@ -130,16 +133,20 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch,
     from include.training.checkpoints import Checkpoints
     from include.training.export import export_onnx
     from include.training.fit import InterruptedTrainingError, fit
+    from include.training.ranks import joined_ranks
     from include.training.result import ENCODING_FILE, GRAPH_FILE, write_result
 
     watch.lap("import")
     checkpoints = Checkpoints.of_job(job, storage=storage)
     try:
-        fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say)
+        with joined_ranks() as ranks:
+            fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say, ranks=ranks)
     except InterruptedTrainingError as error:
         _say(f"interrupted by {stop.why}: {error}")
         return ExitCode.INTERRUPTED
     watch.lap("fit")
+    if not ranks.is_first:
+        return ExitCode.DONE
     newest = slice(-_TRACED_ROWS, None)
     graph = export_onnx(
         fitted.network,

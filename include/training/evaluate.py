@@ -40,7 +40,7 @@ class Evaluation:
     Args:
         judgement: The gates' answer.
         report: JSON-able: metrics of the version, the best constant (`baseline`), trees and champion, overall and by
-            slice; `loss` says what the loss is called and its unit.
+            slice; `loss` says what the loss is called and its unit, `resources` what the training took.
     """
 
     judgement: Judgement
@@ -59,7 +59,8 @@ def evaluate(job: Job, *, storage: Storage, champion: ModelVersion | None) -> Ev
         TrainingError: The job is not finished.
         CorruptArtifactError: Snapshot or graph are damaged.
     """
-    if read_result(job, storage=storage) is None:
+    result = read_result(job, storage=storage)
+    if result is None:
         raise TrainingError(
             f"job {job.key} must have a whole result.json before it is evaluated; got none. Nothing was written. Run "
             "the training task again."
@@ -79,6 +80,7 @@ def evaluate(job: Job, *, storage: Storage, champion: ModelVersion | None) -> Ev
         "slices": measure_slices(
             held_out, names=job.spec.slices, task=task, label_B=label_B, predicted_BK=predicted_BK
         ),
+        "resources": result.resources.figures() if result.resources else {},
     }
     judgement = judge(measured=_measured(report), gates=job.spec.gates)
     document = {"job_key": job.key, **report, "judgement": judgement.to_dict()}

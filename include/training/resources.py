@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from include.training.job import Job
 
 SPENT_FILE = "spent.json"
+PRICE_VARIABLE = "TRADEWIND_PRICE_PER_HOUR"
+"""What an hour of this training costs, all its pods together; without it nothing is said about cost."""
 SAMPLE_S = 1.0
 _KEEP_S = 30.0
 """Seconds after which what was spent is written down: a killed start hides at most so much."""
@@ -45,6 +47,7 @@ class Spent(BaseModel):
     wall_s: float = 0.0
     cpu_s: float = 0.0
     gpu_s: float = Field(default=0.0, description="Seconds times GPUs that were held, busy or not.")
+    cost: float | None = Field(default=None, description="In the currency of the price; null without a price.")
 
 
 class Resources(BaseModel):
@@ -59,6 +62,18 @@ class Resources(BaseModel):
     gpus: tuple[GpuUse, ...] = ()
     total: Spent = Field(description="Of all starts, those that were interrupted or killed too.")
 
+    def figures(self) -> dict[str, float]:
+        """Return its numbers by name, as a ledger or a table of runs takes them; what is not known is left out."""
+        told = [gpu.mean_used_frac for gpu in self.gpus if gpu.mean_used_frac is not None]
+        found = {
+            **self.total.model_dump(),
+            "mean_cores": self.mean_cores,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "gpu_used_frac": round(sum(told) / len(told), 4) if told else None,
+            "gpu_peak_bytes": max((gpu.peak_used_bytes for gpu in self.gpus), default=None),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class ResourceSampler:
     """Samples this process and those below it in a thread of its own, until it is closed.
@@ -66,13 +81,16 @@ class ResourceSampler:
     Args:
         job: Whose totals are kept in its folder.
         storage: Where that is.
-        num_gpus: GPUs that the training holds.
+        num_gpus: GPUs that the training holds, on all its machines.
+        price_per_hour: Of all that it holds; None: not known.
         sample_s: Seconds between two samples.
     """
 
-    def __init__(self, job: Job, *, storage: Storage, num_gpus: int, sample_s: float = SAMPLE_S) -> None:
+    def __init__(
+        self, job: Job, *, storage: Storage, num_gpus: int, price_per_hour: float | None, sample_s: float = SAMPLE_S
+    ) -> None:
         self._uri, self._storage = f"{job.output_uri}/{SPENT_FILE}", storage
-        self._num_gpus, self._sample_s = num_gpus, sample_s
+        self._num_gpus, self._price_per_hour, self._sample_s = num_gpus, price_per_hour, sample_s
         self._before = _read_spent(self._uri, storage=storage)
         self._since_s, self._kept_s = time.monotonic(), time.monotonic()
         self._peak_rss_bytes = 0
@@ -112,12 +130,14 @@ class ResourceSampler:
                 self._keep()
 
     def _spent(self) -> Spent:
-        wall_s = time.monotonic() - self._since_s
+        wall_s, before = time.monotonic() - self._since_s, self._before
+        cost = None if self._price_per_hour is None else (before.cost or 0.0) + wall_s / 3600 * self._price_per_hour
         return Spent(
-            num_starts=self._before.num_starts + 1,
-            wall_s=round(self._before.wall_s + wall_s, 3),
-            cpu_s=round(self._before.cpu_s + _cpu_s(os.getpid()), 3),
-            gpu_s=round(self._before.gpu_s + wall_s * self._num_gpus, 3),
+            num_starts=before.num_starts + 1,
+            wall_s=round(before.wall_s + wall_s, 3),
+            cpu_s=round(before.cpu_s + _cpu_s(os.getpid()), 3),
+            gpu_s=round(before.gpu_s + wall_s * self._num_gpus, 3),
+            cost=before.cost if cost is None else round(cost, 6),
         )
 
     def _keep(self) -> None:

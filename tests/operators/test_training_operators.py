@@ -189,6 +189,8 @@ def test_a_version_beats_the_base_rate_and_its_verdict_is_in_the_ledger(
     assert [entry.key for entry in entries] == [f"gate:{MODEL}:{evaluation['job_key']}:run-1"]
     assert entries[0].evidence["version"]["loss"] == losses["version"]
     assert entries[0].actor == "train_flight_delays:run-1"
+    assert entries[0].evidence["resources"]["num_starts"] == 1
+    assert entries[0].evidence["resources"]["peak_rss_bytes"] > 0
 
 
 def test_a_version_that_was_stopped_is_neither_packed_nor_registered(evaluation: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ METRICS = {
     "baseline": {"loss": 0.6},
     "champion": None,
     "compression": {"serves": "fp32", "fp32": {"loss": 0.5, "latency_us": {"1": 12.0}}},
+    "resources": {"num_starts": 2, "gpu_s": 3600.0, "cost": 2.5},
     "training": {
         "epochs": [{"train_loss": 0.6, "validation_loss": 0.5}],
         "seconds": {"fit": 2.0},
@@ -101,6 +102,7 @@ def test_a_version_leads_back_to_where_it_came_from(
     assert logged["held_out/loss"] == 0.5
     assert logged["fp32/latency_us_1_rows"] == 12.0
     assert "held_out/auc" not in logged
+    assert (logged["resources/gpu_s"], logged["resources/cost"]) == (3600.0, 2.5)
     assert {param["key"] for param in run["data"]["params"]} >= {"max_epochs", "hidden", "seed"}
     assert {tag["key"] for tag in run["data"]["tags"]} >= {"dag_id", "dag_run_id", "commit"}
     assert run["info"]["status"] == "FINISHED"

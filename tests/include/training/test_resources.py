@@ -35,6 +35,8 @@ def test_a_result_says_what_it_took(storage: Storage) -> None:
     assert found.mean_cores > 0
     assert 50 * MIB < found.peak_rss_bytes < 8192 * MIB
     assert (found.total.num_starts, found.num_gpus, found.gpus) == (1, 0, ())
+    names = {"num_starts", "wall_s", "cpu_s", "gpu_s", "mean_cores", "peak_rss_bytes"}
+    assert found.figures().keys() == names  # no cost without a price, and nothing of GPUs without one
 
 
 def test_interrupted_starts_are_counted_too(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +66,7 @@ def test_processes_below_count(storage: Storage) -> None:
     job = small_job(storage, table=small_table(200))
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    with ResourceSampler(job, storage=storage, num_gpus=0, sample_s=0.05) as sampler:
+    with ResourceSampler(job, storage=storage, num_gpus=0, price_per_hour=None, sample_s=0.05) as sampler:
         before = sampler.resources().peak_rss_bytes
         child = context.Process(target=_hold, args=(200 * MIB, ready))
         child.start()
@@ -77,9 +79,12 @@ def test_processes_below_count(storage: Storage) -> None:
 def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest.MonkeyPatch, stub: object) -> None:
     monkeypatch.setattr(Nvml, "load", lambda: stub)
     job = small_job(storage, table=small_table(200))
-    with ResourceSampler(job, storage=storage, num_gpus=2, sample_s=0.02) as sampler:
+    with ResourceSampler(job, storage=storage, num_gpus=2, price_per_hour=7.2, sample_s=0.02) as sampler:
         time.sleep(0.2)
         found = sampler.resources()
+    assert found.total.cost == pytest.approx(found.wall_s / 3600 * 7.2, abs=1e-4)
+    assert found.figures()["gpu_used_frac"] == 0.75
+    assert found.figures()["gpu_peak_bytes"] == (1 << 34) - MIB
     assert found.total.gpu_s == pytest.approx(2 * found.wall_s, abs=0.01)
     assert [gpu.name for gpu in found.gpus] == ["Stub GPU", "Stub GPU"]
     assert [gpu.mean_used_frac for gpu in found.gpus] == [0.75, None]
@@ -91,5 +96,5 @@ def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest
 def test_an_account_that_cannot_be_kept_stops_nothing(storage: Storage) -> None:
     job = small_job(storage, table=small_table(200))
     Path(job.output_uri, SPENT_FILE).mkdir()
-    with ResourceSampler(job, storage=storage, num_gpus=0) as sampler:
+    with ResourceSampler(job, storage=storage, num_gpus=0, price_per_hour=None) as sampler:
         assert sampler.resources().total.num_starts == 1
