@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,7 +109,10 @@ def measures(image: Assembled) -> dict[str, int]:
 def test_airflow_starts_from_what_its_image_holds_and_imports_every_dag(tmp_path: Path) -> None:
     image = assemble(AIRFLOW, tmp_path / "tradewind")
     image.build(1, COMMIT=COMMIT)
-    env = image.env(AIRFLOW_HOME=str(tmp_path / "airflow"), PYTHONWARNINGS="ignore")
+    home = tmp_path / "airflow"
+    home.mkdir()
+    shutil.copy2(image.code / "airflow.cfg", home)  # as the Dockerfile's last COPY
+    env = image.env(AIRFLOW_HOME=str(home), PYTHONWARNINGS="ignore")
     python = str(image.packages / "bin" / "python")
     done = run([python, "-c", LIST_DAGS], folder=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
