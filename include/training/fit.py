@@ -79,6 +79,7 @@ def fit(
         SpecError: The model has no network.
     """
     ranks = ranks or Ranks.alone()
+    say = say if ranks.is_first else _say_nothing
     require_precision(job.training.precision, device=ranks.device, model=job.spec.name)
     _make_deterministic(job.seed)
     loop = Loop(job, rows, network=_build(job, rows), ranks=ranks)
@@ -94,6 +95,10 @@ def fit(
         data_wait_frac=round(loop.batches.waited_s / spent_s, 4),
         machine=_machine(ranks),
     )
+
+
+def _say_nothing(_line: str) -> None:
+    """Leave the word to the first process."""
 
 
 def _run(loop: Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool], say: Callable[[str], None]) -> None:

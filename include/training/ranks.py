@@ -57,7 +57,7 @@ class Ranks:
         if self.world_size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
     def without_sync(self, network: torch.nn.Module) -> AbstractContextManager[object]:
         """Return a context in which gradients of a wrapped network are summed here and not sent to the others."""

@@ -1,0 +1,196 @@
+"""Two processes over gloo train one network: as one process does, stopped together, and continued by one or by two."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from include.errors import SetupError
+from include.lake.storage import Storage
+from include.training.checkpoints import Checkpoints
+from include.training.fit import Fitted, InterruptedTrainingError, fit
+from include.training.ranks import Ranks, joined_ranks
+from include.training.rows import load_rows
+from tests.snapshots import SPEC, small_job, small_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.training.job import Job
+
+NUM_RANKS = 2
+EXACT: dict[str, Any] = {"dropout": 0, "input_dropout": 0}
+"""Without random numbers, which each process draws for itself."""
+RANDOM: dict[str, Any] = {"dropout": 0.3, "input_dropout": 0.1}
+
+needs_cuda = pytest.mark.skipif(torch.cuda.device_count() < NUM_RANKS, reason="needs a CUDA device for each process")
+
+
+def make(folder: Path, **params: Any) -> tuple[Job, Storage]:
+    storage = Storage(root=str(folder))
+    training = SPEC.training.model_copy(update={"accumulation_steps": params.pop("accumulation_steps", 1)})
+    spec = SPEC.model_copy(update={"training": training})
+    chosen = {"batch_size": 64, "max_epochs": 3, "patience_epochs": 3, **params}
+    return small_job(storage, table=small_table(600), spec=spec, **chosen), storage
+
+
+def train(job: Job, storage: Storage, *, ranks: Ranks, stop_at: int | None = None) -> dict[str, Any]:
+    """Train, and return what came of it as plain values; the last process alone is told to stop, if any."""
+    left = [stop_at if ranks.rank == ranks.world_size - 1 else None]
+
+    def should_stop() -> bool:
+        if left[0] is None:
+            return False
+        left[0] -= 1
+        return left[0] < 0
+
+    checkpoints = Checkpoints.of_job(job, storage=storage)
+    rows = load_rows(job, storage=storage)
+    try:
+        fitted = fit(job, rows, checkpoints=checkpoints, should_stop=should_stop, say=print, ranks=ranks)
+    except InterruptedTrainingError as error:
+        return {"stopped": str(error)}
+    return {"losses": losses(fitted), "weights": digest(fitted)}
+
+
+def losses(fitted: Fitted) -> list[float]:
+    return [loss for epoch in fitted.epochs for loss in (epoch.train_loss, epoch.validation_loss)]
+
+
+def digest(fitted: Fitted) -> str:
+    total = hashlib.sha256()
+    for value in fitted.network.state_dict().values():
+        total.update(value.numpy().tobytes())
+    return total.hexdigest()
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    """Be one of the processes: train the jobs that the test compares, one after the other."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    found: dict[str, Any] = {}
+    try:
+        with joined_ranks() as ranks:
+            found["exact"] = train(*make(folder / "exact", **EXACT), ranks=ranks)
+            found["pieces"] = train(*make(folder / "pieces", **EXACT, accumulation_steps=3), ranks=ranks)
+            found["one row"] = train(*make(folder / "row", **EXACT, batch_size=509), ranks=ranks)
+            found["undisturbed"] = train(*make(folder / "undisturbed", **RANDOM), ranks=ranks)
+            stopped = make(folder / "stopped", **RANDOM)
+            found["stopped"] = train(*stopped, ranks=ranks, stop_at=11)
+            found["resumed"] = train(*stopped, ranks=ranks)
+            found["more"] = train(*make(folder / "more", **EXACT), ranks=ranks)
+            found["fewer"] = train(*make(folder / "fewer", **EXACT), ranks=ranks, stop_at=11)
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+        raise
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what one process makes of the same job."""
+    return train(*make(tmp_path_factory.mktemp("alone"), **EXACT), ranks=Ranks.alone())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path) -> list[dict[str, Any]]:
+    """Return what each of two processes saw; they are forked, since each would import torch anew otherwise."""
+    import socket
+
+    importlib.import_module("torch._dynamo")  # which DistributedDataParallel imports: once here, not in each process
+    stopped_alone = train(*make(folder / "more", **EXACT), ranks=Ranks.alone(), stop_at=11)
+    assert "a checkpoint is saved" in stopped_alone["stopped"]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=work, args=(rank, port, folder)) for rank in range(NUM_RANKS)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    exit_codes = [child.exitcode for child in children]
+    for child in children:
+        child.kill()
+    assert exit_codes == [0, 0]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(NUM_RANKS)]
+
+
+def test_two_processes_learn_what_one_learns(together: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """Stated tolerance: 1e-5 on losses of about 0.6; the batch is the same, the order of the sums is not."""
+    for name in ("exact", "pieces"):
+        assert together[0][name]["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+        assert together[0][name] == together[1][name]
+
+
+def test_a_batch_with_fewer_rows_than_processes_holds_nobody_up(together: list[dict[str, Any]], tmp_path: Path) -> None:
+    one = train(*make(tmp_path, **EXACT, batch_size=509), ranks=Ranks.alone())
+    assert together[0]["one row"]["losses"] == pytest.approx(one["losses"], abs=1e-5)
+
+
+def test_all_stop_at_one_step_when_one_is_told_and_end_as_if_undisturbed(together: list[dict[str, Any]]) -> None:
+    assert together[0]["stopped"]["stopped"] == "stopped in epoch 1, step 3; a checkpoint is saved"
+    assert together[1]["stopped"]["stopped"].startswith("stopped in epoch 1, step 3; ")
+    assert together[0]["resumed"] == together[0]["undisturbed"] == together[1]["resumed"]
+
+
+def test_another_number_of_processes_continues_the_training(
+    together: list[dict[str, Any]], alone: dict[str, Any], folder: Path
+) -> None:
+    assert together[0]["more"]["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert together[0]["fewer"]["stopped"].endswith("a checkpoint is saved")
+    assert Checkpoints.of_job(*make(folder / "fewer", **EXACT)[:1], storage=make(folder / "fewer")[1]).steps() == [11]
+    fewer = train(*make(folder / "fewer", **EXACT), ranks=Ranks.alone())
+    assert fewer["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+
+
+def test_dropout_differs_between_processes_that_continue_otherwise(tmp_path: Path) -> None:
+    """A training with dropout, continued by others, draws other numbers: it ends elsewhere, and about as well."""
+    job, storage = make(tmp_path, **RANDOM)
+    wanted = train(*make(tmp_path / "undisturbed", **RANDOM), ranks=Ranks.alone())
+    train(job, storage, ranks=Ranks.alone(), stop_at=11)
+    checkpoints = Checkpoints.of_job(job, storage=storage)
+    found = checkpoints.load_newest()
+    assert found is not None
+    step, state = found
+    state["random"] = state["random"] * 2
+    checkpoints.save(step, state)
+    got = train(job, storage, ranks=Ranks.alone())
+    assert got["weights"] != wanted["weights"]
+    assert got["losses"] == pytest.approx(wanted["losses"], abs=0.05)
+
+
+def test_one_process_meets_nobody() -> None:
+    with joined_ranks({}) as ranks:
+        assert ranks.is_first
+        assert ranks.any(True, False) == (True, False)
+        assert ranks.total(1.5) == (1.5,)
+        assert ranks.from_first(7) == 7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_more_processes_than_gpus_are_refused() -> None:
+    with (
+        pytest.raises(SetupError, match="torchrun must start at most"),
+        joined_ranks({"WORLD_SIZE": "99", "LOCAL_RANK": "98"}),
+    ):
+        pass
+
+
+@needs_cuda
+def test_two_gpus_learn_what_one_learns(together: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    assert together[0]["exact"]["losses"] == pytest.approx(alone["losses"], abs=1e-4)
