@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import os
 import sys
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
 from include.training.preflight import Machine, check_machine, check_torch
+from include.training.provenance import loaded_packages, processor
 from include.training.resources import PRICE_VARIABLE, ResourceSampler
 from include.training.stop import LEASE_S, Stop
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP")
 """Environment that opens an object store: secrets reach the trainer by no other way."""
 
-_PACKAGES = ("torch", "numpy", "pyarrow", "onnxruntime-gpu", "onnxruntime")
 _TRACED_ROWS = 64
 
 
@@ -87,10 +85,7 @@ def _run(job_uri: str, *, stop: Stop) -> int:
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
         watch.lap("preflight")
-        price = machine.environment.get(PRICE_VARIABLE)
-        with ResourceSampler(
-            job, storage=storage, num_gpus=machine.num_gpus, price_per_hour=float(price) if price else None
-        ) as sampler:
+        with _sampler(job, storage=storage, machine=machine) as sampler:
             blame = ExitCode.BAD_DATA
             rows = _load(job, storage=storage, watch=watch)
             blame = ExitCode.BAD_JOB
@@ -99,7 +94,7 @@ def _run(job_uri: str, *, stop: Stop) -> int:
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told apart from another
         if not isinstance(error, TradewindError):
             traceback.print_exc(file=sys.stdout)
-        _say(f"error: {error}")
+        _say(f"error: {error}", by_all=True)
         return exit_code_of(error, refused=blame)
 
 
@@ -120,6 +115,17 @@ def _checkpoint_bytes(job: Job, storage: Storage) -> int:
     return sum(path.stat().st_size for path in Path(newest).iterdir()) if newest else 0
 
 
+def _sampler(job: Job, *, storage: Storage, machine: Machine) -> ResourceSampler:
+    price = machine.environment.get(PRICE_VARIABLE)
+    return ResourceSampler(
+        job,
+        storage=storage,
+        num_gpus=machine.num_gpus * machine.num_machines,
+        price_per_hour=float(price) if price else None,
+        is_kept=machine.is_first,
+    )
+
+
 def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
     from include.training.rows import load_rows
 
@@ -131,30 +137,24 @@ def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
 
 def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch, sampler: ResourceSampler) -> int:
     from include.training.checkpoints import Checkpoints
-    from include.training.export import export_onnx
     from include.training.fit import InterruptedTrainingError, fit
     from include.training.ranks import joined_ranks
-    from include.training.result import ENCODING_FILE, GRAPH_FILE, write_result
+    from include.training.result import write_result
 
     watch.lap("import")
     checkpoints = Checkpoints.of_job(job, storage=storage)
     try:
         with joined_ranks() as ranks:
+            if ranks.device.type == "cuda":
+                sampler.num_gpus = max(sampler.num_gpus, ranks.world_size)
             fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say, ranks=ranks)
     except InterruptedTrainingError as error:
-        _say(f"interrupted by {stop.why}: {error}")
+        _say(f"interrupted by {stop.why or 'another process'}: {error}")
         return ExitCode.INTERRUPTED
-    watch.lap("fit")
     if not ranks.is_first:
         return ExitCode.DONE
-    newest = slice(-_TRACED_ROWS, None)
-    graph = export_onnx(
-        fitted.network,
-        task=rows.task,
-        categorical_BC=rows.categorical_BC[newest],
-        numeric_BN=rows.numeric_BN[newest],
-    )
-    contents = {GRAPH_FILE: graph, ENCODING_FILE: rows.encoding.to_json().encode()}
+    watch.lap("fit")
+    contents = _graph(rows, fitted)
     watch.lap("export")
     result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds, resources=sampler.resources())
     write_result(job, result, contents=contents, storage=storage)
@@ -162,11 +162,29 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch,
     return ExitCode.DONE
 
 
-def _result(
-    job: Job, rows: Rows, fitted: Fitted, *, contents: dict[str, bytes], seconds: dict[str, float], resources: Resources
-) -> Result:
-    import torch
+def _graph(rows: Rows, fitted: Fitted) -> dict[str, bytes]:
+    from include.training.export import export_onnx
+    from include.training.result import ENCODING_FILE, GRAPH_FILE
 
+    newest = slice(-_TRACED_ROWS, None)
+    graph = export_onnx(
+        fitted.network,
+        task=rows.task,
+        categorical_BC=rows.categorical_BC[newest],
+        numeric_BN=rows.numeric_BN[newest],
+    )
+    return {GRAPH_FILE: graph, ENCODING_FILE: rows.encoding.to_json().encode()}
+
+
+def _result(
+    job: Job,
+    rows: Rows,
+    fitted: Fitted,
+    *,
+    contents: dict[str, bytes],
+    seconds: dict[str, float],
+    resources: Resources,
+) -> Result:
     from include.training.result import Result
 
     return Result(
@@ -178,20 +196,14 @@ def _result(
         num_train_rows=rows.num_train,
         num_validation_rows=len(rows.label_B) - rows.num_train,
         baseline=rows.baseline,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        packages=_versions(),
+        device="cpu" if fitted.machine["device"] == "cpu" else "cuda",
+        packages=loaded_packages(),
+        machine={**fitted.machine, "processor": processor()},
+        data_wait_frac=fitted.data_wait_frac,
         seconds=seconds,
         resources=resources,
         finished_at_ms=int(time.time() * 1000),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _require_same_commit(job: Job) -> None:
@@ -203,5 +215,8 @@ def _require_same_commit(job: Job) -> None:
         )
 
 
-def _say(line: str) -> None:
+def _say(line: str, *, by_all: bool = False) -> None:
+    """Print a line once for all processes that train together, or once by each."""
+    if not (by_all or Machine(environment=os.environ).is_first):
+        return
     print(line, flush=True)  # noqa: T201 - a command's output; the operator or the pod logs it

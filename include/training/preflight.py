@@ -70,6 +70,16 @@ class Machine:
         """How many processes train together, as torchrun says."""
         return int(self.environment.get("WORLD_SIZE") or 1)
 
+    @property
+    def num_machines(self) -> int:
+        """On how many machines they are; torchrun calls a machine a group."""
+        return int(self.environment.get("GROUP_WORLD_SIZE") or 1)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks for those that train with it."""
+        return self.environment.get("RANK", "0") == "0"
+
     def free_memory_bytes(self) -> int | None:
         """Return the memory that is left, by the machine and by the container's limit; None if neither says."""
         found = [_meminfo_bytes(self.meminfo), _cgroup_bytes(self.cgroup)]

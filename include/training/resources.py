@@ -83,14 +83,23 @@ class ResourceSampler:
         storage: Where that is.
         num_gpus: GPUs that the training holds, on all its machines.
         price_per_hour: Of all that it holds; None: not known.
+        is_kept: Whether this process writes the totals down; of several that train together, one does.
         sample_s: Seconds between two samples.
     """
 
     def __init__(
-        self, job: Job, *, storage: Storage, num_gpus: int, price_per_hour: float | None, sample_s: float = SAMPLE_S
+        self,
+        job: Job,
+        *,
+        storage: Storage,
+        num_gpus: int,
+        price_per_hour: float | None = None,
+        is_kept: bool = True,
+        sample_s: float = SAMPLE_S,
     ) -> None:
         self._uri, self._storage = f"{job.output_uri}/{SPENT_FILE}", storage
-        self._num_gpus, self._price_per_hour, self._sample_s = num_gpus, price_per_hour, sample_s
+        self.num_gpus, self._price_per_hour = num_gpus, price_per_hour
+        self._is_kept, self._sample_s = is_kept, sample_s
         self._before = _read_spent(self._uri, storage=storage)
         self._since_s, self._kept_s = time.monotonic(), time.monotonic()
         self._peak_rss_bytes = 0
@@ -115,7 +124,7 @@ class ResourceSampler:
             wall_s=round(wall_s, 3),
             mean_cores=round(cpu_s / max(wall_s, 1e-9), 3),
             peak_rss_bytes=self._peak_rss_bytes,
-            num_gpus=self._num_gpus,
+            num_gpus=self.num_gpus,
             gpus=tuple(_use(samples) for samples in self._gpus.values()),
             total=self._spent(),
         )
@@ -136,13 +145,15 @@ class ResourceSampler:
             num_starts=before.num_starts + 1,
             wall_s=round(before.wall_s + wall_s, 3),
             cpu_s=round(before.cpu_s + _cpu_s(os.getpid()), 3),
-            gpu_s=round(before.gpu_s + wall_s * self._num_gpus, 3),
+            gpu_s=round(before.gpu_s + wall_s * self.num_gpus, 3),
             cost=before.cost if cost is None else round(cost, 6),
         )
 
     def _keep(self) -> None:
         """Write the totals down; an account that cannot be kept must not stop what it counts."""
         self._kept_s = time.monotonic()
+        if not self._is_kept:
+            return
         with contextlib.suppress(OSError, ServiceError, SetupError):
             write_bytes(self._uri, self._spent().model_dump_json().encode(), storage=self._storage)
 

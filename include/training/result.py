@@ -47,6 +47,12 @@ class Result(BaseModel):
     baseline: float | list[float] = Field(description="The best constant answer by the training rows.")
     device: str
     packages: dict[str, str] = Field(description="Versions of the libraries that trained.")
+    machine: dict[str, str] = Field(
+        default={}, description="What the last digits depend on beside job, code and packages; empty in old results."
+    )
+    data_wait_frac: float | None = Field(
+        default=None, description="Share of the training time that the network waited for rows; the last start's only."
+    )
     seconds: dict[str, float] = Field(description="Wall time by step; the last start's only.")
     resources: Resources | None = Field(default=None, description="What it took; null in results of older releases.")
     finished_at_ms: int = Field(description="Milliseconds since 1970.")

@@ -66,7 +66,7 @@ def test_processes_below_count(storage: Storage) -> None:
     job = small_job(storage, table=small_table(200))
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    with ResourceSampler(job, storage=storage, num_gpus=0, price_per_hour=None, sample_s=0.05) as sampler:
+    with ResourceSampler(job, storage=storage, num_gpus=0, sample_s=0.05) as sampler:
         before = sampler.resources().peak_rss_bytes
         child = context.Process(target=_hold, args=(200 * MIB, ready))
         child.start()
@@ -96,5 +96,5 @@ def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest
 def test_an_account_that_cannot_be_kept_stops_nothing(storage: Storage) -> None:
     job = small_job(storage, table=small_table(200))
     Path(job.output_uri, SPENT_FILE).mkdir()
-    with ResourceSampler(job, storage=storage, num_gpus=0, price_per_hour=None) as sampler:
+    with ResourceSampler(job, storage=storage, num_gpus=0) as sampler:
         assert sampler.resources().total.num_starts == 1
