@@ -305,3 +305,14 @@ def test_it_says_how_long_it_waited_for_rows_and_what_the_bits_depend_on(undistu
     assert 0 < undisturbed.data_wait_frac < 0.5
     assert undisturbed.machine["num_threads"] == "1"
     assert undisturbed.machine["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_table_that_is_streamed_gives_the_same_bits(
+    storage: Storage, undisturbed: Fitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.training.loader._fits", lambda _tensors, _device: False)
+    prepared = prepare(storage)
+    for num_steps in (3, 17):
+        with pytest.raises(InterruptedTrainingError):
+            prepared.fit(should_stop=EndAfter(num_steps, is_polite=True))
+    assert_equal(prepared.fit(), undisturbed, prepared.rows)
