@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Struck = Callable[[], None]
     Arm = Callable[[World, Random, Extent, Struck], None]
 
-FLAWS = ("out_of_memory", "user_error", "bad_data")
+FLAWS = ("out_of_memory", "user_error", "bad_data", "exit_without_result")
+"""What the job itself does; nothing comes on top."""
 _READ_S = 5.0
 _NODE_GONE_S = 600.0
 _LOG = r"/log$"
@@ -55,13 +56,18 @@ def _on_a_run(strike: Callable[[World, Random, str], None]) -> Arm:
                 world.cluster.store.agenda.after(at_s, lambda: happen(run))
 
         def happen(run: Run) -> None:
-            if run.ended_at is None:
+            if _is_there(world, run):
                 struck()
                 strike(world, draw, run.pod)
 
         world.trainer.began = began
 
     return arm
+
+
+def _is_there(world: World, run: Run) -> bool:
+    """Return whether a run goes on in a pod that is still to be seen; on a node that is cut off it may outlive that."""
+    return run.ended_at is None and any(pod["metadata"]["name"] == run.pod for pod in world.cluster.pods)
 
 
 def _delete(world: World, draw: Random, pod: str) -> None:
@@ -91,7 +97,7 @@ def _vanish_when_done(world: World, draw: Random, _extent: Extent, struck: Struc
 
     def finished(run: Run) -> None:
         def happen() -> None:
-            if run.ended_at is None:
+            if _is_there(world, run):
                 struck()
                 world.cluster.remove(run.pod)
 
@@ -105,7 +111,7 @@ def _out_of_memory(world: World, draw: Random, _extent: Extent, struck: Struck) 
     at_s = _READ_S + draw.random() * (world.trainer.checkpoint_s - 5)
 
     def happen(run: Run) -> None:
-        if run.ended_at is None:
+        if _is_there(world, run):
             struck()
             world.cluster.out_of_memory(run.pod)
 
@@ -120,6 +126,32 @@ def _user_error(world: World, _draw: Random, _extent: Extent, struck: Struck) ->
 def _bad_data(world: World, _draw: Random, _extent: Extent, struck: Struck) -> None:
     world.trainer.flaw = "bad_data"
     struck()
+
+
+def _no_result(world: World, draw: Random, _extent: Extent, struck: Struck) -> None:
+    """Let the first run, or each one, exit 0 without a result."""
+    world.trainer.flaw, world.trainer.num_flawed = "no_result", draw.choice((1, 1000))
+    struck()
+
+
+def _interrupted_often(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
+    """Let four runs be interrupted one after the other, as on spot nodes in a bad hour."""
+    before, left = world.trainer.began, [4]
+
+    def began(run: Run) -> None:
+        before(run)
+        if left[0] and not run.ended_at:
+            left[0] -= 1
+            disrupt = draw.choice((world.cluster.evict, world.cluster.press, world.cluster.preempt))
+            at_s = draw.uniform(10, world.trainer.work_s / 5)
+            world.cluster.store.agenda.after(at_s, lambda: happen(run, disrupt))
+
+    def happen(run: Run, disrupt: Callable[[str], object]) -> None:
+        if _is_there(world, run):
+            struck()
+            disrupt(run.pod)
+
+    world.trainer.began = began
 
 
 def _some_fault(draw: Random) -> Fault:
@@ -210,6 +242,8 @@ FAULTS: dict[str, Arm] = {
     "out_of_memory": _out_of_memory,
     "user_error": _user_error,
     "bad_data": _bad_data,
+    "exit_without_result": _no_result,
+    "interrupted_often": _interrupted_often,
     "api_error": _api_error,
     "api_down": _api_down,
     "log_cut": _log_cut,

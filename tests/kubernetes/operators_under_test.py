@@ -9,7 +9,6 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 
-from include.spec import GpuPodSpec
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from tests.kubernetes.world import MODEL, snapshot_of
 
@@ -64,7 +63,6 @@ def tradewind(job: Job) -> BaseOperator:
         dag=_dag(),
         model=MODEL,
         snapshot=snapshot_of(job),
-        pod=GpuPodSpec(image="trainer:1", num_gpus=1, namespace="ml"),
         poll_interval=10,
         retries=RETRIES,
         retry_delay=_RETRY_DELAY,

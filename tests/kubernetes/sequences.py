@@ -24,6 +24,7 @@ _WORK_S = (180.0, 300.0, 420.0)
 _SECOND_SHARE = 0.4
 _SECONDS = (*DISRUPTIONS, "worker_killed", "triggerer_killed", "api_error")
 """What may come on top."""
+_ALONE = (*FLAWS, "nothing", "cancelled", "interrupted_often")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Ending:
         state: Of the task in the end: `success`, `failed`, `stuck`.
         wanted: What it had to be.
         has_result: Whether a whole result of the job is there.
-        num_tries: Tries of the task.
+        num_tries: Tries of the task; each one that machines made necessary has used up one of the user's retries.
         num_orphans: Pods that still live when all has settled.
         num_duplicates: How often a second live pod of the job came to be beside the first.
         num_overlaps: How often a trainer began while another one of the same job still ran on some node.
@@ -127,13 +128,13 @@ def run_sequence(
     """Run one sequence; its kind goes round with the seed."""
     kind = kind or KINDS[seed % len(KINDS)]
     draw = random.Random(f"{kind} {seed}")
-    ending = Ending(seed=seed, kind=kind, wanted="failed" if kind in FLAWS else "success")
+    ending = Ending(seed=seed, kind=kind, wanted="failed" if kind == "out_of_memory" else "success")
     with World(folder=folder, make_operator=make_operator) as world:
         world.trainer.work_s = draw.choice(_WORK_S)
         extent = extent.of_work(world.trainer.work_s)
         happened: list[str] = []
         FAULTS[kind](world, draw, extent, lambda: happened.append(kind))
-        if kind not in (*FLAWS, "nothing", "cancelled") and (draw.random() < _SECOND_SHARE or kind == "clock_skew"):
+        if kind not in _ALONE and (draw.random() < _SECOND_SHARE or kind == "clock_skew"):
             ending.second = draw.choice(_SECONDS)
             FAULTS[ending.second](world, draw, extent, lambda: happened.append(ending.second))
         ending.state = world.run()
@@ -144,7 +145,7 @@ def run_sequence(
 
 def _look_around(world: World, ending: Ending) -> None:
     trainer, airflow = world.trainer, world.airflow
-    if ending.kind == "cancelled" and ending.happened:
+    if (ending.kind == "cancelled" and ending.happened) or trainer.is_hopeless:
         ending.wanted = "failed"
     ending.has_result = world.has_result
     ending.num_tries = airflow.num_tries

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tests.kubernetes.clock import Agenda
     from tests.kubernetes.containers import Steps
 
-Flaw = Literal["none", "user_error", "bad_data", "out_of_memory"]
+Flaw = Literal["none", "user_error", "bad_data", "no_result"]
+"""`no_result`: it exits 0 without having written its result, as behind a shell's pipe or an upload that was lost."""
 
 _READ_S = 5.0
 _EXPORT_S = 5.0
@@ -63,7 +64,8 @@ class Trainer:
         agenda: The cluster's time.
         work_s: Seconds that the whole training takes.
         checkpoint_s: Seconds between checkpoints.
-        flaw: What is wrong with the job itself; it strikes each run.
+        flaw: What is wrong with the job itself.
+        num_flawed: Runs that it strikes, the first ones.
         began: Called with each new run.
         finished: Called when a result is written; the process still lives then.
         runs: All of them, in order.
@@ -74,9 +76,15 @@ class Trainer:
     work_s: float = 600.0
     checkpoint_s: float = 60.0
     flaw: Flaw = "none"
+    num_flawed: int = 1000
     began: Callable[[Run], None] = lambda _run: None
     finished: Callable[[Run], None] = lambda _run: None
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no number of runs gives a result."""
+        return self.flaw != "none" and self.num_flawed > 1
 
     @property
     def lost_s(self) -> list[float]:
@@ -117,14 +125,17 @@ class Trainer:
         run.from_s = run.reached_s = self._checkpoint(job)
         try:
             yield _READ_S
-            if self.flaw in ("user_error", "bad_data"):
-                yield from self._say(f"error: {self.flaw}")
-                return ExitCode.BAD_JOB if self.flaw == "user_error" else ExitCode.BAD_DATA
+            flaw = self.flaw if len(self.runs) <= self.num_flawed else "none"
+            if flaw in ("user_error", "bad_data"):
+                yield from self._say(f"error: {flaw}")
+                return ExitCode.BAD_JOB if flaw == "user_error" else ExitCode.BAD_DATA
             while run.reached_s < self.work_s:
                 yield from self._work(run)
                 self._save(job, run)
                 yield from self._say(f"{run.reached_s:.0f} of {self.work_s:.0f} s are done")
             yield _EXPORT_S
+            if flaw == "no_result":
+                return ExitCode.DONE
             write_result(job, _result(job), contents={}, storage=self.storage)
             self.finished(run)
             yield from self._say("done")

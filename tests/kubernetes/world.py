@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,7 @@ from airflow.sdk.execution_time.supervisor import set_supervisor_comms
 from include.lake.storage import Storage
 from include.spec import load_spec
 from include.testing.process import borrowed_process
+from include.training.commit import VARIABLE
 from include.training.job import SnapshotRef, make_job
 from include.training.result import read_result
 from tests.kubernetes.clock import SteppedClock
@@ -88,6 +90,7 @@ class World:
         self.airflow.supervisor.connections.update(connections)
         formatters: list[Any] = [structlog.stdlib.PositionalArgumentsFormatter(), structlog.processors.format_exc_info]
         self._stack.enter_context(borrowed_process())
+        os.environ[VARIABLE] = COMMIT
         self._events = self._stack.enter_context(structlog.testing.capture_logs(formatters))
         logging.disable(logging.CRITICAL)  # of libraries; what the task logs goes the other way
         self._stack.callback(logging.disable, logging.NOTSET)

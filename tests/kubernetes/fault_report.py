@@ -1,0 +1,141 @@
+"""What many fault sequences have shown, by operator and by fault, for `benchmarks/training_faults.json`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.kubernetes import operators_under_test
+from tests.kubernetes.befalls import FLAWS
+from tests.kubernetes.sequences import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Endings = list[dict[str, Any]]
+
+_BY_PERSONS = (*FLAWS, "cancelled")
+"""What another try cannot mend."""
+_TIMEOUT_S = 3000
+
+
+def run_all(num_sequences: int, operators: Sequence[str], *, num_processes: int = 2) -> dict[str, Endings]:
+    """Run the sequences from seed 0 on with each operator, in processes of their own.
+
+    Raises:
+        CalledProcessError: One of them ended badly; its standard error is shown.
+    """
+    step = -(-num_sequences // num_processes)
+    parts = [
+        (operator, str(first), str(min(first + step, num_sequences)))
+        for operator in operators
+        for first in range(0, num_sequences, step)
+    ]
+    with ThreadPoolExecutor(num_processes) as pool:
+        found = list(pool.map(_run_part, parts))
+    together: dict[str, Endings] = {operator: [] for operator in operators}
+    for (operator, *_), endings in zip(parts, found, strict=True):
+        together[operator] += endings
+    return together
+
+
+def _run_part(part: tuple[str, str, str]) -> Endings:
+    command = [sys.executable, "-m", "tests.kubernetes.run_sequences", *part]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    if answer.returncode:
+        sys.stderr.write(answer.stderr[-5000:])
+        answer.check_returncode()
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def summary(endings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return counts over sequences."""
+    endings = list(endings)
+    curable = [each for each in endings if each["kind"] not in _BY_PERSONS]
+    hopeless = [each for each in endings if each["kind"] in FLAWS and each["wanted"] == "failed"]
+    return {
+        "num_sequences": len(endings),
+        "num_struck": sum(bool(each["happened"]) for each in endings),
+        "num_wrong_states": sum(bool(each["wrong"]) for each in endings),
+        "wrong_states": dict(Counter(each["wrong"] for each in endings if each["wrong"])),
+        "num_orphans": sum(each["num_orphans"] for each in endings),
+        "num_duplicates": sum(each["num_duplicates"] for each in endings),
+        "num_overlaps": sum(each["num_overlaps"] for each in endings),
+        "max_lost_s": max((each["lost_s"] for each in endings), default=0.0),
+        "user_retries_used_by_machines": sum(each["num_tries"] - 1 for each in curable),
+        "useless_tries": sum(each["num_tries"] - 1 for each in hopeless),
+        "gpu_s_over_work_s": _share(curable),
+        "num_api_calls": sum(each["num_calls"] for each in endings),
+    }
+
+
+def _share(endings: Iterable[Mapping[str, Any]]) -> float | None:
+    done = [each for each in endings if each["state"] == "success"]
+    work_s = sum(each["work_s"] for each in done)
+    return round(sum(each["busy_s"] for each in done) / work_s, 3) if work_s else None
+
+
+def report(found: Mapping[str, Endings], *, wall_s: float) -> dict[str, Any]:
+    """Return all that the file says."""
+    first = next(iter(found.values()))
+    return {
+        "what": (
+            "Seeded fault sequences on a scripted Kubernetes API over real HTTP, with Airflow's own task runner, in "
+            "simulated time: waits end at once, no call is left out."
+        ),
+        "seeds": [min(each["seed"] for each in first), max(each["seed"] for each in first)],
+        "wall_s": round(wall_s, 1),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "operators": {name: inspect.getdoc(getattr(operators_under_test, name)) for name in found},
+        "units": _UNITS,
+        "total": {name: summary(endings) for name, endings in found.items()},
+        "by_fault": {
+            kind: {name: summary(each for each in endings if each["kind"] == kind) for name, endings in found.items()}
+            for kind in KINDS
+        },
+        "not_right": {name: [_short(each) for each in endings if _is_bad(each)] for name, endings in found.items()},
+    }
+
+
+_UNITS = {
+    "num_struck": "sequences in which a fault struck; a process that ended earlier cannot be killed",
+    "num_wrong_states": "tasks whose last state does not say what became of the training",
+    "num_orphans": "pods that still live three minutes after the task has ended",
+    "num_duplicates": "times that a second live pod of a job came to be beside the first",
+    "num_overlaps": "times that a trainer began while one of the same job still ran, on a node that is cut off too",
+    "max_lost_s": "most seconds of work that a run did again; checkpoints are 60 s apart, and 2 s go into saving one",
+    "user_retries_used_by_machines": "tries beyond the first where no person was at fault",
+    "useless_tries": "tries beyond the first of trainings that no try can mend",
+    "gpu_s_over_work_s": "seconds that trainers ran over seconds that undisturbed trainings take, of successes",
+}
+
+
+def _is_bad(ending: Mapping[str, Any]) -> bool:
+    return bool(ending["wrong"] or ending["num_orphans"] or ending["num_duplicates"])
+
+
+def _short(ending: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("seed", "kind", "second", "state", "wrong", "num_tries", "num_orphans", "num_duplicates", "num_overlaps")
+    return {name: ending[name] for name in names}
+
+
+def main(num_sequences: str, path: str) -> None:
+    """`python -m tests.kubernetes.fault_report 1000 benchmarks/training_faults.json`."""
+    began = time.monotonic()
+    found = run_all(int(num_sequences), ("tradewind", "plain"))
+    found_out = report(found, wall_s=time.monotonic() - began)
+    Path(path).write_text(json.dumps(found_out, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
