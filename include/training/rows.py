@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MIN_ROWS = 50
 """Fewer labelled rows on either side of the split cannot be called a training."""
 
+_ENCODED_ROWS = 1 << 16
+"""Rows whose texts are Python's at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -77,7 +80,7 @@ def load_rows(job: Job, *, storage: Storage) -> Rows:
         vocabulary={name: _values(table, name, num_train) for name in spec.features.categorical},
         numeric=spec.features.numeric,
     )
-    categorical_BC, numeric_BN = encoding.encode(columns_of(table, encoding))
+    categorical_BC, numeric_BN = _encode(table, encoding)
     return Rows(
         table=table,
         task=task_of(spec),
@@ -87,6 +90,19 @@ def load_rows(job: Job, *, storage: Storage) -> Rows:
         label_B=label_B,
         num_train=num_train,
     )
+
+
+def _encode(table: pa.Table, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """Return a table's inputs as `Encoding.encode` does, some rows after others: texts are large as Python's."""
+    import numpy as np
+
+    categorical_BC = np.empty((table.num_rows, len(encoding.categorical)), dtype=np.int64)
+    numeric_BN = np.empty((table.num_rows, len(encoding.numeric)), dtype=np.float32)
+    for start in range(0, table.num_rows, _ENCODED_ROWS):
+        some = slice(start, start + _ENCODED_ROWS)
+        batch = table.slice(start, _ENCODED_ROWS)
+        categorical_BC[some], numeric_BN[some] = encoding.encode(columns_of(batch, encoding))
+    return categorical_BC, numeric_BN
 
 
 def columns_of(table: pa.Table, encoding: Encoding) -> Mapping[str, Any]:
