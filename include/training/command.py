@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from include.errors import BadInputError, TradewindError
 from include.lake.storage import Storage
 from include.training.commit import current_commit
-from include.training.endings import exit_code_of
+from include.training.endings import StoppedError, exit_code_of, tell_kubernetes
 from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
@@ -64,14 +64,20 @@ def main(arguments: Sequence[str]) -> int:
         run.enter(os.getpid())
     stop = Stop(run=run, lease_s=options.lease_s)
     stop.listen()
-    code = _run(options.job, stop=stop)
+    code, why = _run(options.job, stop=stop)
     if run:
         run.leave(code)
+    if why and Machine(environment=os.environ).is_first:
+        tell_kubernetes(code, why)
     return code
 
 
-def _run(job_uri: str, *, stop: Stop) -> int:
-    """Load, then train; each error is said, and becomes the code that tells who has to do something about it."""
+def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
+    """Load, then train; each error is said, and becomes the code that tells who has to do something about it.
+
+    Returns:
+        The exit code, and what was said of an early end.
+    """
     secrets = {name: os.environ[name] for name in STORAGE_VARIABLES if name in os.environ}
     storage = Storage(root=job_uri, options=secrets)
     blame = ExitCode.BAD_JOB
@@ -80,7 +86,7 @@ def _run(job_uri: str, *, stop: Stop) -> int:
         _require_same_commit(job)
         job.training  # noqa: B018 - refuses parameters before any row is read
         if _is_done(job, storage=storage):
-            return ExitCode.DONE
+            return ExitCode.DONE, ""
         watch = _Watch()
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
@@ -90,12 +96,17 @@ def _run(job_uri: str, *, stop: Stop) -> int:
             rows = _load(job, storage=storage, watch=watch)
             blame = ExitCode.BAD_JOB
             check_torch(job, machine=machine)
-            return _train(job, rows, storage=storage, stop=stop, watch=watch, sampler=sampler)
+            _train(job, rows, storage=storage, stop=stop, watch=watch, sampler=sampler)
+            return ExitCode.DONE, ""
+    except StoppedError as error:
+        why = f"interrupted by {stop.why or 'another process'}: {error}"
+        _say(why)
+        return ExitCode.INTERRUPTED, why
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told apart from another
         if not isinstance(error, TradewindError):
             traceback.print_exc(file=sys.stdout)
         _say(f"error: {error}", by_all=True)
-        return exit_code_of(error, refused=blame)
+        return exit_code_of(error, refused=blame), f"{type(error).__name__}: {error}"
 
 
 def _is_done(job: Job, *, storage: Storage) -> bool:
@@ -135,7 +146,7 @@ def _load(job: Job, *, storage: Storage, watch: _Watch) -> Rows:
     return rows
 
 
-def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch, sampler: ResourceSampler) -> int:
+def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch, sampler: ResourceSampler) -> None:
     from include.training.checkpoints import Checkpoints
     from include.training.fit import InterruptedTrainingError, fit
     from include.training.ranks import joined_ranks
@@ -149,17 +160,15 @@ def _train(job: Job, rows: Rows, *, storage: Storage, stop: Stop, watch: _Watch,
                 sampler.num_gpus = max(sampler.num_gpus, ranks.world_size)
             fitted = fit(job, rows, checkpoints=checkpoints, should_stop=stop, say=_say, ranks=ranks)
     except InterruptedTrainingError as error:
-        _say(f"interrupted by {stop.why or 'another process'}: {error}")
-        return ExitCode.INTERRUPTED
+        raise StoppedError(str(error)) from error
     if not ranks.is_first:
-        return ExitCode.DONE
+        return
     watch.lap("fit")
     contents = _graph(rows, fitted)
     watch.lap("export")
     result = _result(job, rows, fitted, contents=contents, seconds=watch.seconds, resources=sampler.resources())
     write_result(job, result, contents=contents, storage=storage)
     _say("done: " + ", ".join(f"{step} {spent:.1f} s" for step, spent in watch.seconds.items()))
-    return ExitCode.DONE
 
 
 def _graph(rows: Rows, fitted: Fitted) -> dict[str, bytes]:

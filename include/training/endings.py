@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include.errors import ServiceError, TradewindError
@@ -14,6 +17,21 @@ if TYPE_CHECKING:
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
 _NO_MEMORY = ("annot allocate memory", "can't allocate memory", "out of memory", "can't start new thread")
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""What a container leaves to say about its end; Kubernetes shows it in the container's status, 4096 bytes at most."""
+_MAX_CHARS = 600
+
+
+class StoppedError(Exception):
+    """The trainer was asked to end, and did; the message says which checkpoint is the newest."""
+
+
+def tell_kubernetes(code: int, why: str, *, path: Path = TERMINATION_LOG) -> None:
+    """Leave exit code and reason in the container's status, if this is one: torchrun makes each exit code a 1."""
+    if path.exists():
+        with contextlib.suppress(OSError):
+            path.write_text(json.dumps({"exit_code": code, "message": why[:_MAX_CHARS]}))
 
 
 def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
