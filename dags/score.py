@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, Param, task
 
+from include.partitions import EXAMPLES
 from operators.model_dags import build_model_dags
 from operators.notifiers.slack import alert_on_failure
 from operators.retries import retry_args
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from include.spec import ModelSpec
 
+_ANY_KEY = "^[0-9]{4}-(W[0-9]{2}|[0-9]{2}(-[0-9]{2}(T[0-9]{2})?)?)$"
 _MAX_PARTITIONS = 120
 _MAX_AT_ONCE = 2
 
@@ -46,11 +48,11 @@ def form(spec: ModelSpec) -> dict[str, Param]:
         "partitions": Param(
             [spec.source.first_partition],
             type="array",
-            items={"type": "string", "pattern": "^[0-9]{4}-(0[1-9]|1[0-2])$"},
+            items={"type": "string", "pattern": _ANY_KEY},
             minItems=1,
             maxItems=_MAX_PARTITIONS,
             title="Partitions",
-            description="Partitions to score, for example 2013-03, one a line.",
+            description=f"Partitions to score, for example {EXAMPLES[spec.source.grain]}, one a line.",
         ),
         "version": Param(
             "champion",
