@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.forkserver
 import sys
@@ -26,6 +27,20 @@ class _PreloadAtStart:
         """Start the fork server when a scheduler that uses one starts."""
         if "scheduler" in sys.argv and multiprocessing.get_start_method() == "forkserver":
             multiprocessing.forkserver.ensure_running()
+
+
+class _CollectGarbageSeldom:
+    """Lets the Dag processor, and the processes that it parses files in, look for reference cycles less often.
+
+    What they make by the million, the Dags of a file and their rows, lives until they are done with the file. Looking
+    through all of it every 700 objects takes a sixth of their time.
+    """
+
+    @hookimpl
+    def on_starting(self, component: Any) -> None:  # noqa: ARG002 - pluggy matches arguments by name
+        """Raise the thresholds when a Dag processor starts; children inherit them."""
+        if "dag-processor" in sys.argv:
+            gc.set_threshold(50_000, 20, 20)
 
 
 def _list_events_of_queued_runs() -> None:
@@ -54,4 +69,4 @@ class TradewindPlugin(AirflowPlugin):
     """Tradewind's listeners."""
 
     name = "tradewind"
-    listeners = [_PreloadAtStart()]  # noqa: RUF012 - Airflow's interface asks for a list
+    listeners = [_PreloadAtStart(), _CollectGarbageSeldom()]  # noqa: RUF012 - Airflow's interface asks for a list
