@@ -110,8 +110,8 @@ class Deployment:
         home, secrets = self.home, self.secrets
         bundle = {
             "name": "tradewind",
-            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
-            "kwargs": {"path": str(REPO), "refresh_interval": 30},
+            "classpath": "model_folders.ModelFoldersBundle",  # in plugins/
+            "kwargs": {"path": str(REPO), "refresh_interval": 5},
         }
         env = {
             **_base_env(),
@@ -129,6 +129,8 @@ class Deployment:
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.jwt_secret,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.database_url("airflow"),
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
+            # The bundle tells of changes; without one it takes no time from the tasks.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.logs / "tasks"),
         }
         if self.uses_embedded_postgres:
