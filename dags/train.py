@@ -22,10 +22,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, BaseOperator, Param, PartitionedAssetTimetable
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable
 
-from include.spec.limits import training_pool
-from include.training.profiles import resolve_profile
 from operators.assets import closed_asset, retrain_asset
 from operators.build_snapshot import BuildSnapshotOperator
 from operators.compress_model import CompressModelOperator
@@ -34,7 +32,7 @@ from operators.model_dags import build_model_dags
 from operators.notifiers.slack import alert_on_failure
 from operators.register_model import RegisterModelOperator
 from operators.retries import retry_args
-from operators.train_model import TrainModelOperator
+from operators.training_task import training_task
 
 if TYPE_CHECKING:
     from include.spec import ModelSpec
@@ -65,25 +63,6 @@ def form(spec: ModelSpec) -> dict[str, Param]:
     }
 
 
-def _train(spec: ModelSpec, snapshot: Any) -> BaseOperator:
-    """Return the task that trains where the spec says."""
-    timeout = timedelta(seconds=spec.training.timeout_s + 120)
-    pool, slots = training_pool(spec)
-    given: dict[str, Any] = {"snapshot": snapshot, "overrides": _OVERRIDES, "pool": pool, "pool_slots": slots}
-    if spec.training.runner == "kubernetes" and spec.training.pod:
-        from operators.gpu_training_pod import GpuTrainingPodOperator
-
-        return GpuTrainingPodOperator(
-            task_id="train",
-            model=spec.name,
-            pod=spec.training.pod,
-            active_deadline_seconds=spec.training.timeout_s,
-            execution_timeout=timeout + timedelta(seconds=resolve_profile(spec.training).pending_s),
-            **given,
-        )
-    return TrainModelOperator(task_id="train", model=spec.name, execution_timeout=timeout, **given)
-
-
 def build(spec: ModelSpec) -> DAG:
     """Return the Dag `train_<model>`."""
     with DAG(
@@ -104,7 +83,7 @@ def build(spec: ModelSpec) -> DAG:
         snapshot = BuildSnapshotOperator(
             task_id="snapshot", model=spec.name, window_partitions="{{ params.window_partitions or '' }}", force=force
         )
-        trained = _train(spec, snapshot.output)
+        trained = training_task(spec, snapshot=snapshot.output, overrides=_OVERRIDES)
         job_uri = "{{ ti.xcom_pull('train')['job_uri'] }}"
         evaluated = EvaluateModelOperator(task_id="evaluate", model=spec.name, job_uri=job_uri)
         compressed = CompressModelOperator(task_id="compress", model=spec.name, evaluation=evaluated.output)

@@ -1,57 +1,62 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from kubernetes.client import models as k8s
+from kubernetes.client import ApiClient
 
-from include.spec import load_spec
-from include.training.profiles import profile_with
+from include.errors import SetupError
+from include.training.manifests import CONTAINER, pod, torchrun_command
+from include.training.watch import Watch
+from operators.hooks.kubernetes_calls import object_path
+from operators.hooks.kubernetes_objects import DEFAULT_CONN
 from operators.hooks.lake import LakeHook
+from operators.remote_training import RemoteTrainingMixin
+from operators.retries import only_machines_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow.sdk import Context
 
-    from include.spec import GpuPodSpec
-    from include.training.job import Job
-
-_GPU = "nvidia.com/gpu"
-_SHARED_MEMORY = "dshm"
-_START_S = 900
-_GRACE_S = 60
+    from operators.remote_training import Work
 
 
-class GpuTrainingPodOperator(KubernetesPodOperator):
-    """Trains in a pod with GPUs: the same command on the same job file as `TrainModelOperator`.
+class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):
+    """Trains in a pod: the same command on the same job file as `TrainModelOperator`, with what a profile names.
 
-    It waits in the triggerer, so a restarted worker does not end the pod. A pod that ended is kept: its logs can be
-    read, and a retry finds its result instead of training again. So does a clear of a task that succeeded, since the
-    same snapshot, overrides, spec and code are the same job: its pod only returns the kept result. `on_kill` deletes
-    the pod, whose trainer gets SIGTERM and 60 s to save a checkpoint. Secrets reach it by the Secret that the spec
-    names, never by the job file.
+    What happened is decided by the result and the pod's end together: a pod that is gone without a result was no
+    success, and a whole result counts whatever became of its pod. Failures of machines (preempted, evicted, node lost,
+    API silent) are tried again after a pause, by the profile's own limit, from the newest checkpoint; they use up none
+    of the task's retries. Errors of the job, its data, image or profile are not tried again. While the pod waits to
+    run, the task's log says why in the scheduler's words; after the profile's `pending_s` it is given up.
+
+    The pod has one name over all tries, so there are never two. It waits in the triggerer, which passes on the pod's
+    log; a worker or triggerer that dies leaves the pod alone. A pod that ended is kept, and found by the next try.
 
     Args:
         model: Name of the model's folder.
         snapshot: What `BuildSnapshotOperator` returned.
-        pod: Image, resources, namespace, Secret and time limits: the spec's `training.pod`.
+        profile: Name of a GPU profile; empty: the model's `training.profile`.
         overrides: JSON object of `seed` and fields of the spec's `training`; null leaves the spec's value.
+        launcher: python starts one process; torchrun one for each GPU of the pod.
         lake_conn_id: Connection of the lake.
-        **kwargs: Of KubernetesPodOperator; they win over what `pod` says.
+        **kwargs: Of KubernetesPodOperator; they win over what the profile says.
 
     Returns:
         As `TrainModelOperator`.
 
     Raises:
-        AirflowException: The pod failed.
-        TrainingError: It succeeded without a whole result.
+        BadInputError: The job or its data cannot be used.
+        SetupError: No node, quota, image or memory for it; the message has the cluster's words.
+        TrainingError: It failed otherwise, or was interrupted more often than the profile allows.
     """
 
     template_fields: ClassVar[Sequence[str]] = (
         *KubernetesPodOperator.template_fields,
         "model",
         "snapshot",
+        "profile",
         "overrides",
         "lake_conn_id",
     )
@@ -61,74 +66,64 @@ class GpuTrainingPodOperator(KubernetesPodOperator):
         *,
         model: str,
         snapshot: Mapping[str, Any],
-        pod: GpuPodSpec,
+        profile: str = "",
         overrides: str = "{}",
+        launcher: Literal["python", "torchrun"] = "python",
         lake_conn_id: str = LakeHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**_pod_arguments(pod, model=model), **kwargs})
+        super().__init__(**{**_SETTINGS, "retry_policy": only_machines_retry(), **kwargs})
         self.model = model
         self.snapshot = snapshot
+        self.profile = profile
         self.overrides = overrides
+        self.launcher = launcher
         self.lake_conn_id = lake_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Write the job, run its pod; what comes back is small and JSON."""
-        job = self._submit()
-        super().execute(context)
-        return self._finished(job)
+        """Write the job, see to its pod, hand over to the triggerer; what comes back is small and JSON."""
+        return self.begin(context)
 
-    def trigger_reentry(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Continue after the pod ended in the triggerer's sight."""
-        job = self._submit()
-        super().trigger_reentry(context, event)
-        return self._finished(job)
+    def manifests(self, work: Work, context: Context) -> list[dict[str, Any]]:
+        """Return the pod, as KubernetesPodOperator and the site's own hook make it from the profile's."""
+        if work.training.profile.num_pods > 1:
+            raise SetupError(
+                f"a training in one pod must have a profile with num_pods: 1; got {work.training.profile.num_pods}. "
+                "Nothing was started. Set training.runner to torchrun or trainjob, or name another profile."
+            )
+        command = torchrun_command(work.training) if self.launcher == "torchrun" else None
+        self.pod_template_dict = pod(work.training, command=command)
+        pushes: bool = self.do_xcom_push
+        self.do_xcom_push = False  # KubernetesPodOperator would add a sidecar for it
+        built = self.build_pod_request_obj(context)
+        self.do_xcom_push = pushes
+        built.metadata.name = work.training.name
+        manifest: dict[str, Any] = ApiClient().sanitize_for_serialization(built)
+        return [manifest]
 
-    def _submit(self) -> Job:
-        from include.training.submit import submit_job
+    def watch(self, work: Work) -> Watch:
+        """Return what is waited for: the one pod."""
+        profile = work.training.profile
+        namespace = self.namespace or profile.namespace
+        return Watch(
+            owner=object_path(api_version="v1", plural="pods", namespace=namespace, name=work.training.name),
+            namespace=namespace,
+            container=CONTAINER,
+            pending_s=profile.pending_s,
+            running_s=work.training.deadline_s,
+            grace_s=profile.grace_s,
+            poll_s=self.poll_interval,
+        )
 
-        storage = LakeHook(self.lake_conn_id).get_conn()
-        spec = load_spec(self.model)
-        job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
-        self.arguments = ["--job", job.uri]
-        return job
 
-    def _finished(self, job: Job) -> dict[str, Any]:
-        from include.training.submit import finished_job
-
-        return finished_job(job, storage=LakeHook(self.lake_conn_id).get_conn())
-
-
-def _pod_arguments(pod: GpuPodSpec, *, model: str) -> dict[str, Any]:
-    """Return KubernetesPodOperator's arguments for a training pod."""
-    profile = profile_with("", own=pod)
-    amounts = {"cpu": profile.cpu, "memory": profile.memory} | (
-        {_GPU: str(profile.num_gpus)} if profile.num_gpus else {}
-    )
-    secret = (
-        k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=profile.env_secret)) if profile.env_secret else None
-    )
-    memory = k8s.V1EmptyDirVolumeSource(medium="Memory", size_limit=profile.shared_memory)
-    return {
-        "name": f"train-{model.replace('_', '-')}",
-        "namespace": profile.namespace,
-        "image": profile.image,
-        "cmds": ["python", "-m", "include.training"],
-        "labels": {"app.kubernetes.io/name": "tradewind-trainer", "tradewind/model": model},
-        "env_from": [secret] if secret else [],
-        "container_resources": k8s.V1ResourceRequirements(requests=amounts, limits=amounts),
-        "tolerations": [k8s.V1Toleration(key=_GPU, operator="Exists", effect="NoSchedule")],
-        "volumes": [k8s.V1Volume(name=_SHARED_MEMORY, empty_dir=memory)],
-        "volume_mounts": [k8s.V1VolumeMount(name=_SHARED_MEMORY, mount_path="/dev/shm")],  # noqa: S108 - in the pod
-        "service_account_name": profile.service_account,
-        "automount_service_account_token": profile.service_account is not None,
-        "container_security_context": k8s.V1SecurityContext(
-            allow_privilege_escalation=False, capabilities=k8s.V1Capabilities(drop=["ALL"])
-        ),
-        "schedule_timeout_seconds": profile.pending_s,
-        "startup_timeout_seconds": _START_S,
-        "termination_grace_period": _GRACE_S,
-        "deferrable": True,
-        "on_finish_action": "keep_pod",
-        "log_pod_spec_on_failure": False,
-    }
+_SETTINGS: dict[str, Any] = {
+    "kubernetes_conn_id": DEFAULT_CONN,
+    "random_name_suffix": False,
+    "deferrable": True,
+    "on_finish_action": "keep_pod",
+    "log_pod_spec_on_failure": False,
+    "poll_interval": 5,
+    "do_xcom_push": True,
+    "termination_message_policy": "FallbackToLogsOnError",
+}
+"""What KubernetesPodOperator has otherwise by default."""

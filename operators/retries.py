@@ -29,13 +29,7 @@ def retry_args(*, execution_timeout: timedelta, outage: timedelta = timedelta(0)
         execution_timeout: Of each try.
         outage: For how long a task waits at least for a server that does not answer.
     """
-    rules = [
-        RetryRule(
-            exception=[f"include.errors.{name}" for name in _NEEDS_A_PERSON],
-            action=RetryAction.FAIL,
-            reason="the same input fails again; the message names what a person has to do",
-        )
-    ]
+    rules = [_no_retry()]
     if outage:
         rules.append(
             RetryRule(
@@ -51,3 +45,16 @@ def retry_args(*, execution_timeout: timedelta, outage: timedelta = timedelta(0)
         "retry_policy": ExceptionRetryPolicy(rules=rules),
         "execution_timeout": execution_timeout,
     }
+
+
+def only_machines_retry() -> ExceptionRetryPolicy:
+    """Return the policy of an operator whose Dag has none: no retry for what a person must mend."""
+    return ExceptionRetryPolicy(rules=[_no_retry()])
+
+
+def _no_retry() -> RetryRule:
+    return RetryRule(
+        exception=[f"include.errors.{name}" for name in _NEEDS_A_PERSON],
+        action=RetryAction.FAIL,
+        reason="the same input fails again; the message names what a person has to do",
+    )

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from include.spec.fields import Frac, Frozen, Identifier
 from include.spec.tasks import LossName
 
+RunnerName = Literal["local", "kubernetes", "torchrun", "trainjob"]
+
 
 class GpuPodSpec(Frozen):
     """What this model's pods have otherwise than their profile says; what is left out is the profile's."""
@@ -32,7 +34,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 class TrainingSpec(Frozen):
     """How a version is trained."""
 
-    runner: Literal["local", "kubernetes", "torchrun", "trainjob"] = Field(
+    runner: RunnerName = Field(
         default="local",
         description="local: a process beside the task. kubernetes: a pod. torchrun: one process a GPU, in a pod or in "
         "several. trainjob: a TrainJob of Kubeflow Trainer.",

@@ -123,7 +123,7 @@ def why_pending(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
         kind = _BY_CONTAINER.get(str(state.get("reason")))
         if kind is not None:
             return Failure(kind=kind, evidence=(_sentence(state),))
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition(pod, "PodScheduled")
     if scheduled and scheduled.get("status") == "False":
         gated = scheduled.get("reason") == "SchedulingGated"
         return Failure(kind=FailureKind.QUOTA if gated else FailureKind.UNSCHEDULABLE, evidence=(_sentence(scheduled),))
@@ -139,7 +139,7 @@ def by_exit_code(code: int, *, said: Sequence[str] = ()) -> Failure | None:
 
 
 def _by_disruption(pod: Seen) -> Failure | None:
-    found = _condition(pod, "DisruptionTarget")
+    found = condition(pod, "DisruptionTarget")
     if not found or found.get("status") != "True":
         return None
     kind = _BY_DISRUPTION.get(str(found.get("reason")), FailureKind.PREEMPTED)
@@ -186,7 +186,8 @@ def _containers(pod: Seen) -> Sequence[Seen]:
     return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
 
 
-def _condition(pod: Seen, kind: str) -> Seen | None:
+def condition(pod: Seen, kind: str) -> Seen | None:
+    """Return a condition of a pod, or of anything else that has conditions; None if it has not come yet."""
     return next((found for found in _status(pod).get("conditions") or () if found.get("type") == kind), None)
 
 

@@ -10,7 +10,8 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import PartitionedAssetTimetable, TriggerRule
 
-from include.spec import GpuPodSpec, load_spec
+from include.errors import SetupError
+from include.spec import load_spec
 from include.training.job import OVERRIDABLE
 from operators.assets import challenger_asset, closed_asset, retrain_asset
 
@@ -85,13 +86,36 @@ def test_the_form_refuses_what_the_spec_would(dag: DAG, name: str, value: float)
         param.resolve(value)
 
 
-def test_the_spec_decides_where_to_train(module: ModuleType, dag: DAG) -> None:
-    pod = GpuPodSpec(image="trainer:1", schedule_timeout_s=600)
-    training = SPEC.training.model_copy(update={"runner": "kubernetes", "pod": pod})
-    on_cluster = module.build(SPEC.model_copy(update={"training": training})).get_task("train")
+RUNNERS = {
+    "local": ("TrainModelOperator", {}),
+    "kubernetes": ("GpuTrainingPodOperator", {"launcher": "python"}),
+    "torchrun": ("GpuTrainingPodOperator", {"launcher": "torchrun"}),
+    "trainjob": ("DistributedTrainingOperator", {"kind": "trainjob"}),
+}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_spec_or_the_setting_decides_where_to_train(
+    module: ModuleType, dag: DAG, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = SPEC.training.model_copy(update={"runner": runner})
+    by_spec = module.build(SPEC.model_copy(update={"training": training})).get_task("train")
+    monkeypatch.setenv("AIRFLOW__TRADEWIND__TRAINING_RUNNER", runner)
+    by_setting = module.build(SPEC).get_task("train")
+    kind, fields = RUNNERS[runner]
     local = dag.get_task("train")
-    assert (local.task_type, on_cluster.task_type) == ("TrainModelOperator", "GpuTrainingPodOperator")
-    assert on_cluster.image == "trainer:1"
-    assert on_cluster.overrides == local.overrides
-    assert on_cluster.execution_timeout.total_seconds() >= SPEC.training.timeout_s + 600
-    assert [task.task_id for task in on_cluster.dag.topological_sort()] == [t.task_id for t in dag.topological_sort()]
+    for task in (by_spec, by_setting):
+        assert task.task_type == kind
+        assert {name: getattr(task, name) for name in fields} == fields
+        assert (task.model, task.overrides) == (local.model, local.overrides)
+        assert [each.task_id for each in task.dag.topological_sort()] == [t.task_id for t in dag.topological_sort()]
+
+
+def test_a_profile_of_several_pods_makes_torchrun_a_job(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__TRADEWIND__TRAINING_RUNNER", "torchrun")
+    monkeypatch.setenv("AIRFLOW__TRADEWIND__TRAINING_PROFILE", "gpu_2x4")
+    task = module.build(SPEC).get_task("train")
+    assert (task.task_type, task.kind, task.profile) == ("DistributedTrainingOperator", "job", "gpu_2x4")
+    monkeypatch.setenv("AIRFLOW__TRADEWIND__TRAINING_RUNNER", "kubernets")
+    with pytest.raises(SetupError, match=r"training_runner must be one of local, kubernetes, .*; got 'kubernets'"):
+        module.build(SPEC)

@@ -1,136 +1,357 @@
-"""The pod that trains on a cluster, rendered and held against the Kubernetes schema."""
+"""The pod that trains: its manifest, and its life on a scripted cluster, by Airflow's own task runner."""
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
 from kubernetes.client import ApiClient
 
-from include.errors import TrainingError
-from include.spec import GpuPodSpec
-from include.training import command
+from include.spec import load_spec
 from include.training.commit import VARIABLE
-from include.training.job import load_job
+from include.training.profiles import VARIABLE as PROFILES_VARIABLE
+from include.training.profiles import read_profiles
 from operators.gpu_training_pod import GpuTrainingPodOperator
-from tests.snapshots import COMMIT, FAST, small_table, write_snapshot
+from tests.kubernetes.faults import Fault
+from tests.kubernetes.orchestration import Fate
+from tests.kubernetes.world import COMMIT, MODEL, World, snapshot_of
 
 if TYPE_CHECKING:
-    from include.lake.storage import Storage
+    from collections.abc import Iterator
+    from pathlib import Path
 
-MODEL = "flight_delays"
-KUBERNETES = "1.33"
-POD = GpuPodSpec(
-    image="registry.example.com/tradewind-trainer:1.0",
-    namespace="ml",
-    num_gpus=2,
-    service_account="trainer",
-    env_secret="tradewind-lake",
-    schedule_timeout_s=1200,
+
+PODS = "/api/v1/namespaces/ml/pods"
+SECRET = "tradewind-lake"
+
+
+def operator(snapshot: dict[str, object], **others: Any) -> GpuTrainingPodOperator:
+    arguments: dict[str, Any] = {
+        "model": MODEL,
+        "snapshot": snapshot,
+        "profile": "quick",
+        "poll_interval": 10,
+        "retries": 3,
+        "retry_delay": timedelta(seconds=30),
+    }
+    dag = DAG("train_flight_delays", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC))
+    return GpuTrainingPodOperator(task_id="train", dag=dag, **{**arguments, **others})
+
+
+@pytest.fixture(autouse=True)
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a profile for these tests."""
+    gpu = read_profiles().profiles["gpu"].model_dump(mode="json", exclude_none=True)
+    quick = gpu | {"namespace": "ml", "image": "trainer:1", "env_secret": SECRET, "pending_s": 300}
+    held = {"schema_version": 1, "default": "quick", "default_without_gpu": "quick"}
+    large = quick | {"num_gpus": 64}
+    path = tmp_path / "profiles.yaml"
+    path.write_text(json.dumps(held | {"profiles": {"quick": quick, "large": large, "two": quick | {"num_pods": 2}}}))
+    monkeypatch.setenv(PROFILES_VARIABLE, str(path))
+    monkeypatch.setenv(VARIABLE, COMMIT)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(folder=tmp_path / "lake", make_operator=lambda job: operator(snapshot_of(job))) as found:
+        yield found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # what a killed process leaves open
+
+
+def after(world: World, seconds: float, do: Any) -> None:
+    world.cluster.store.agenda.after(seconds, do)
+
+
+def name_of(world: World) -> str:
+    (pod,) = world.cluster.pods
+    return str(pod["metadata"]["name"])
+
+
+def created(world: World) -> int:
+    return sum(call == ("POST", f"{PODS}?fieldManager=tradewind") for call in world.cluster.calls)
+
+
+def log(world: World) -> str:
+    return "\n".join(world.events)
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def sent(world: World) -> dict[str, Any]:
+    """Return the pod as the server got it."""
+    assert world.run() == "success"
+    (pod,) = world.cluster.pods
+    return dict(ApiClient().sanitize_for_serialization(pod))
+
+
+def test_the_pod_is_what_its_profile_says_and_valid_kubernetes(world: World) -> None:
+    pod = sent(world)
+    spec = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    metadata = {key: pod["metadata"][key] for key in ("name", "namespace", "labels")}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    for version in ("1.30", "1.33", "1.37"):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    (container,) = spec["containers"]
+    assert container["name"] == "base"
+    assert container["args"] == ["python", "-m", "include.training", "--job", world.job.uri]
+    assert container["envFrom"] == [{"secretRef": {"name": SECRET}}]
+    assert not container.get("env")
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+    assert spec["restartPolicy"] == "Never"
+    assert spec["activeDeadlineSeconds"] == load_spec(MODEL).training.timeout_s
+    labels = metadata["labels"]
+    assert labels["tradewind/job"] == world.job.key
+    assert labels["tradewind/task"] == "train"
+    assert labels["app.kubernetes.io/managed-by"] == "tradewind"
+
+
+def test_what_an_author_passes_wins(world: World) -> None:
+    world.make_operator = lambda job: operator(
+        snapshot_of(job), image="mine:2", priority_class_name="high", launcher="torchrun"
+    )
+    (container,) = sent(world)["spec"]["containers"]
+    assert container["image"] == "mine:2"
+    assert container["args"][:3] == ["torchrun", "--nproc-per-node=1", "--standalone"]
+    assert world.cluster.pods[0]["spec"]["priorityClassName"] == "high"
+
+
+# --- success ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_trains_and_passes_on_the_log_line_by_line_once(world: World) -> None:
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world)) == (1, 1)
+    lines = [event for event in world.events if "of 600 s are done" in event]
+    assert lines == [f"info: {done} of 600 s are done" for done in range(60, 601, 60)]
+    assert "it waits to run" not in log(world).split("it runs")[1]
+    assert world.cluster.pods[0]["status"]["phase"] == "Succeeded"  # kept, for whoever wants to look
+    xcoms = world.airflow.supervisor.xcoms
+    (returned,) = [value for key, value in xcoms.items() if key[3] == "return_value"]
+    assert returned["job_key"] == world.job.key
+
+
+def test_a_line_is_logged_once_when_the_triggerer_dies_and_the_stream_breaks_off(world: World) -> None:
+    world.cluster.faults += [Fault(kind="cut", path="/log$", num_bytes=90, skip=20, times=2)]
+    world.airflow.fates.append(Fate(stage="watch", at_boundary=150))
+    assert world.run() == "success"
+    assert world.airflow.fates[0].happened
+    assert world.airflow.num_tries == 1
+    for done in range(60, 601, 60):
+        assert world.events.count(f"info: {done} of 600 s are done") == 1
+
+
+def test_a_cleared_task_returns_the_kept_result_and_another_job_is_trained(world: World) -> None:
+    assert world.run() == "success"
+    world.airflow.state = "queued"
+    assert world.run() == "success"
+    assert created(world) == 1
+    world.airflow.state = "queued"
+    world.make_operator = lambda job: operator(snapshot_of(job), overrides='{"seed": 7}')
+    assert world.run() == "success"
+    assert created(world) == 2
+    assert name_of(world)  # one at a time, under one name
+    assert world.num_duplicates == 0
+
+
+# --- what machines do -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["evict", "preempt", "press", "remove", "lose_node"])
+def test_machines_that_fail_use_up_no_retry(world: World, how: str) -> None:
+    def strike() -> None:
+        if how == "lose_node":
+            world.cluster.nodes.lose(world.cluster.pods[0]["spec"]["nodeName"])
+        else:
+            getattr(world.cluster, how)(name_of(world))
+
+    world.trainer.work_s = 1500
+    after(world, 200, strike)
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, world.num_duplicates) == (1, 0)
+    assert created(world) == 2
+    assert max(world.trainer.lost_s, default=0) <= world.trainer.checkpoint_s
+    kinds = {"remove": "vanished", "lose_node": "node_lost"}
+    assert f"got {kinds.get(how, 'preempted')}: " in log(world)
+    assert "uses up no retry (1 of 5 interruptions)" in log(world)
+
+
+def test_an_api_that_is_silent_for_long_ends_nothing(world: World) -> None:
+    world.trainer.work_s = 2000
+    after(world, 200, lambda: world.cluster.faults.append(Fault(code=503, times=None)))
+    after(world, 1000, world.cluster.faults.clear)
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, len(world.trainer.runs)) == (1, 1)
+    assert "got api_unreachable: Kubernetes' API did not answer, so it may still run" in log(world)
+    assert "interruptions" not in log(world)
+
+
+def test_an_api_that_is_silent_for_ever_is_told(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
+    world.cluster.faults.append(Fault(kind="reset", times=None))
+    assert world.run() == "failed"
+    (error,) = world.airflow.errors
+    assert error.startswith("ServiceError: training job ")
+    assert "The next try looks for it first" in error
+    assert 300 <= world.airflow.ended_at_s <= 600
+
+
+def test_interruptions_have_a_limit_and_a_back_off_of_their_own(world: World) -> None:
+    world.trainer.began = lambda run: after(world, 20, lambda: world.cluster.remove(run.pod))
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
+    assert world.run() == "failed"
+    assert created(world) == 6
+    (error,) = world.airflow.errors
+    assert "got vanished: it was deleted from outside" in error
+    assert "interruption 6, of 5 that the profile allows" in error
+    waits = [int(line.split(" follows in ")[1].split(" ")[0]) for line in world.events if " follows in " in line]
+    assert waits == [10, 20, 40, 80, 160]
+
+
+@pytest.mark.parametrize(
+    ("flaw", "kind"), [("user_error", "user_error"), ("bad_data", "bad_data"), ("out_of_memory", "out_of_memory")]
 )
+def test_what_a_person_must_mend_is_not_tried_again(world: World, flaw: Any, kind: str) -> None:
+    world.trainer.flaw = flaw
+    if flaw == "out_of_memory":
+        world.trainer.began = lambda run: after(world, 100, lambda: world.cluster.out_of_memory(run.pod))
+    assert world.run() == "failed"
+    assert (world.airflow.num_tries, created(world)) == (1, 1)
+    (error,) = world.airflow.errors
+    assert f"training job {world.job.key} must leave a whole result; got {kind}: " in error
+    assert "No retry follows." in error
 
 
-def operator(snapshot: dict[str, Any] | None = None, pod: GpuPodSpec = POD, **others: Any) -> GpuTrainingPodOperator:
-    return GpuTrainingPodOperator(
-        task_id="train",
-        model=MODEL,
-        snapshot=snapshot or {},
-        overrides=json.dumps(FAST),
-        pod=pod,
-        dag=DAG("train_flight_delays", schedule=None),
-        **others,
+def test_a_message_holds_neither_the_environment_nor_a_manifest(world: World) -> None:
+    world.trainer.flaw = "user_error"
+    assert world.run() == "failed"
+    for secret in (SECRET, "envFrom", "containers", "token-of-the-tests"):
+        assert secret not in "\n".join(world.airflow.errors) + log(world)
+
+
+# --- pending ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pod_that_no_node_takes_says_why_and_is_given_up(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), profile="large")
+    said_at: list[float] = []
+    world.cluster.store.observers.append(
+        lambda _change: said_at.append(world.simulation.elapsed_s) if "it waits to run" in log(world) else None
+    )
+    assert world.run() == "failed"
+    assert "it waits to run: Unschedulable: 0/" in log(world)
+    assert "Insufficient nvidia.com/gpu" in log(world)
+    (error,) = world.airflow.errors
+    assert error.startswith("SetupError: ")
+    assert "got unschedulable: no node takes it (not running after 3" in error
+    assert world.airflow.num_tries == 1
+    assert 300 <= world.airflow.ended_at_s <= 330
+    assert said_at
+    assert said_at[0] <= 60
+    assert world.cluster.pods == []
+
+
+def test_a_missing_image_is_named(world: World) -> None:
+    world.kubelets.missing_images.add("trainer:1")
+    assert world.run() == "failed"
+    (error,) = world.airflow.errors
+    assert "got image: the container cannot be started from its image" in error
+    assert "trainer:1" in error
+
+
+def test_a_quota_is_waited_for_as_long_as_the_profile_says(world: World) -> None:
+    refusal = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 8, limited: 8"
+    world.cluster.quota = lambda _pod: refusal if world.simulation.elapsed_s < 100 else ""
+    assert world.run() == "success"
+    assert f'it waits to run: pods "{name_of(world)}" is forbidden: {refusal}' in log(world)
+    assert world.airflow.num_tries == 1
+
+
+def test_a_quota_that_stays_used_up_is_told(world: World) -> None:
+    world.cluster.quota = lambda _pod: "exceeded quota: gpus"
+    assert world.run() == "failed"
+    (error,) = world.airflow.errors
+    assert error.startswith("SetupError: ")
+    assert "got quota: a quota leaves no room for it (pods " in error
+
+
+# --- processes of Airflow that die ------------------------------------------------------------------------------------
+
+
+def test_a_pod_that_finished_unwatched_is_found_and_not_run_again(world: World) -> None:
+    world.airflow.triggerer_delay_s = 3600
+    world.airflow.fates += [Fate(stage="watch", at_boundary=30)]
+    assert world.run() == "success"
+    assert (created(world), len(world.trainer.runs)) == (1, 1)
+
+
+def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(world: World) -> None:
+    world.airflow.fates += [Fate(stage="first", at_boundary=40)]
+    assert world.run() == "success"
+    assert world.num_duplicates == 0
+    assert len(world.trainer.runs) == 1
+
+
+def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: World) -> None:
+    world.airflow.fates += [Fate(stage="watch", at_boundary=60, cancelled=True)]
+    assert world.run() == "failed"
+    assert world.cluster.live_pods == []
+    assert world.trainer.runs[0].reached_s > 0
+
+
+# --- one truth --------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_result_counts_although_its_pod_vanished(world: World) -> None:
+    def vanish() -> None:
+        if world.has_result:
+            world.cluster.remove(name_of(world))
+        else:
+            after(world, 1, vanish)
+
+    after(world, 500, vanish)
+    assert world.run() == "success"
+    assert world.cluster.pods == []
+    assert created(world) == 1
+
+
+def test_an_exit_code_of_0_without_a_result_is_no_success(world: World) -> None:
+    from tests.kubernetes.containers import sleep_and_exit
+
+    world.kubelets.program = sleep_and_exit()
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
+    assert world.run() == "failed"
+    (error,) = world.airflow.errors
+    assert "got unknown: it ended without a whole result and without a known reason (exit code 0 without" in error
+
+
+def test_several_pods_need_another_operator(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), profile="two")
+    assert world.run() == "failed"
+    assert "must have a profile with num_pods: 1; got 2" in world.airflow.errors[0]
+    assert created(world) == 0
+
+
+def test_a_profile_that_is_not_there_says_which_are(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), profile="quik")
+    assert world.run() == "failed"
+    assert (
+        "profile 'quik' must be in profiles.yaml; allowed: large, quick, two. Did you mean 'quick'?"
+        in (world.airflow.errors[0])
     )
 
 
-def rendered(pod: GpuPodSpec = POD, **others: Any) -> dict[str, Any]:
-    """Return the pod as the API server gets it."""
-    task = operator(pod=pod, **others)
-    task.arguments = ["--job", "s3://lake/jobs/flight_delays/2013-03-abc/job.json"]
-    return ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
-
-
-@pytest.mark.parametrize("pod", [POD, GpuPodSpec(image="trainer:1", num_gpus=0)], ids=["gpus", "no gpu"])
-def test_the_pod_is_valid_kubernetes(pod: GpuPodSpec) -> None:
-    kubernetes_validate.validate(rendered(pod), KUBERNETES, strict=True)
-
-
-def test_the_pod_gets_its_gpus_and_a_node_that_has_them() -> None:
-    spec = rendered()["spec"]
-    (container,) = spec["containers"]
-    assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "2"}
-    assert container["resources"]["requests"] == container["resources"]["limits"]
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
-    assert spec["serviceAccountName"] == "trainer"
-
-
-def test_torch_gets_shared_memory() -> None:
-    spec = rendered()["spec"]
-    (volume,) = spec["volumes"]
-    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
-    (mount,) = spec["containers"][0]["volumeMounts"]
-    assert (mount["name"], mount["mountPath"]) == (volume["name"], "/dev/shm")
-
-
-def test_secrets_come_from_the_secret_and_from_nowhere_else() -> None:
-    (container,) = rendered()["spec"]["containers"]
-    assert container["envFrom"] == [{"secretRef": {"name": "tradewind-lake"}}]
-    assert not container.get("env")
-    assert not rendered(GpuPodSpec(image="trainer:1"))["spec"]["containers"][0]["envFrom"]
-
-
-def test_the_command_is_the_one_of_a_laptop() -> None:
-    (container,) = rendered()["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "include.training"]
-    assert container["args"] == ["--job", "s3://lake/jobs/flight_delays/2013-03-abc/job.json"]
-    assert container["image"] == POD.image
-
-
-def test_a_pod_waits_for_its_node_and_is_kept_and_keeps_secrets_out_of_logs() -> None:
-    task = operator(active_deadline_seconds=3600)
-    assert task.schedule_timeout_seconds == 1200
-    assert task.on_finish_action == "keep_pod"
-    assert task.log_pod_spec_on_failure is False
-    assert task.deferrable
-    spec = rendered(active_deadline_seconds=3600)["spec"]
-    assert (spec["activeDeadlineSeconds"], spec["terminationGracePeriodSeconds"]) == (3600, 60)
-    assert spec["restartPolicy"] == "Never"
-    assert rendered()["metadata"]["labels"]["tradewind/model"] == MODEL
-
-
-def test_what_an_author_passes_wins() -> None:
-    assert rendered(namespace="other")["metadata"]["namespace"] == "other"
-    assert operator(deferrable=False).deferrable is False
-
-
-def test_the_job_is_written_before_the_pod_and_read_after_it(
-    storage: Storage, connections: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-
-    monkeypatch.setenv(VARIABLE, COMMIT)
-    ref = write_snapshot(storage, small_table(400)).model_dump(mode="json")
-    task = operator(ref)
-
-    def run_pod(self: KubernetesPodOperator, context: Any) -> None:
-        """Do what the pod would: run the command on the job file."""
-        assert command.main(self.arguments) == 0
-
-    def defer(self: KubernetesPodOperator, context: Any) -> None:
-        raise TaskDeferred(trigger=None, method_name="trigger_reentry")
-
-    monkeypatch.setattr(KubernetesPodOperator, "execute", defer)
-    with pytest.raises(TaskDeferred):
-        task.execute({})
-    job = load_job(task.arguments[1], storage=storage)
-    assert job.training.max_epochs == FAST["max_epochs"]
-    monkeypatch.setattr(KubernetesPodOperator, "trigger_reentry", lambda *_: None)
-    with pytest.raises(TrainingError, match=r"must leave a whole result\.json; got none"):
-        operator(ref).trigger_reentry({}, {"status": "success"})
-    monkeypatch.setattr(KubernetesPodOperator, "execute", run_pod)
-    found = operator(ref, deferrable=False).execute({})
-    assert found["job_uri"] == job.uri
-    assert operator(ref).trigger_reentry({}, {"status": "success"}) == found
+def test_no_rights_are_told_and_not_tried_again(world: World) -> None:
+    world.cluster.faults.append(Fault(verb="POST", code=403, times=None))
+    assert world.run() == "failed"
+    assert "RefusedError: POST /api/v1/namespaces/ml/pods must be allowed; got 403" in world.airflow.errors[0]
+    assert world.airflow.num_tries == 1

@@ -1,0 +1,86 @@
+"""How often machines have interrupted a training: counted apart from the user's retries, and kept over tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+_FIRST_S = 10.0
+_MAX_S = 600.0
+
+
+class Store(Protocol):
+    """What keeps plain values of a task over its tries; Airflow's task state store is one."""
+
+    def get(self, key: str) -> Any:
+        """Return a value, None if there is none."""
+        ...
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Interruptions:
+    """The count of one job.
+
+    Attributes:
+        job_key: The job; another one begins to count anew.
+        store: Keeps the count; None: it is kept nowhere.
+        key: The count's key there.
+        num: Interruptions so far.
+        waited_s: Seconds that were waited for room or for an answer of the cluster.
+    """
+
+    job_key: str
+    store: Store | None
+    key: str
+    num: int = 0
+    waited_s: float = 0.0
+
+    @classmethod
+    def of(cls, job_key: str, store: Store | None, key: str) -> Self:
+        """Return what is kept of a job."""
+        kept = store.get(key) if store is not None else None
+        found = cls(job_key=job_key, store=store, key=key)
+        if isinstance(kept, dict) and kept.get("job") == job_key:
+            found.num, found.waited_s = int(kept["num"]), float(kept["waited_s"])
+        return found
+
+    @classmethod
+    def forget(cls, store: Store | None, key: str) -> None:
+        """Begin anew, whatever the job."""
+        if store is not None and store.get(key) is not None:
+            cls(job_key="", store=store, key=key).reset()
+
+    @property
+    def back_off_s(self) -> float:
+        """Seconds until the next start: twice as many each time, ten minutes at most."""
+        return min(_MAX_S, _FIRST_S * 2 ** max(0, self.num - 1))
+
+    def count(self) -> int:
+        """Count one more, and return how many there are."""
+        self.num, self.waited_s = self.num + 1, 0.0
+        self._keep()
+        return self.num
+
+    def wait(self, wait_s: float) -> None:
+        """Add to the seconds waited."""
+        self.waited_s += wait_s
+        self._keep()
+
+    def wait_over(self) -> None:
+        """Begin the next wait at 0."""
+        if self.waited_s:
+            self.waited_s = 0.0
+            self._keep()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.num, self.waited_s = 0, 0.0
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.store is not None:
+            self.store.set(self.key, {"job": self.job_key, "num": self.num, "waited_s": self.waited_s})

@@ -1,0 +1,256 @@
+"""How long remote work is waited for, and what ends the waiting: no I/O and no clock, so a trigger only polls.
+
+Time is counted by the watcher's own steady clock, and by differences of the cluster's timestamps: a clock that is wrong
+ends nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from include.training.failures import Evidence, Failure, FailureKind
+from include.training.pod_status import by_events, condition, phase, why_pending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from include.training.pod_status import Seen
+
+Reason = Literal["ended", "gone", "silent", "refused", "pending", "stuck", "too_long"]
+
+_STUCK_MARGIN_S = 60.0
+"""Beyond its grace: a kubelet that lives has ended the pod by then."""
+_LATE_MARGIN_S = 300.0
+"""Beyond its deadline, which Kubernetes itself holds as long as the node lives."""
+_NUM_EVENTS = 20
+_OF_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is waited for, and for how long.
+
+    Attributes:
+        owner: Path of the object that is the work: the pod, its Job or its TrainJob.
+        namespace: Of all of it.
+        selector: Labels of the owner's pods; empty: the owner is the pod.
+        container: Whose log is followed.
+        pending_s: Seconds until it must run.
+        running_s: Seconds that it may run.
+        grace_s: Seconds that it may take to end when it is told to.
+        until_gone: Whether it was told to, and only its end is waited for.
+        poll_s: Seconds between two looks.
+        silence_s: Seconds without an answer of the API after which the waiting is given up.
+    """
+
+    owner: str
+    namespace: str
+    selector: str = ""
+    container: str = "base"
+    pending_s: float = 1800.0
+    running_s: float = 3600.0
+    grace_s: float = 60.0
+    until_gone: bool = False
+    poll_s: float = 5.0
+    silence_s: float = 600.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What one look has shown.
+
+    Attributes:
+        owner: The work; None: it is not there.
+        pods: Its pods.
+        events: About the owner and the pods.
+    """
+
+    owner: Seen | None
+    pods: Sequence[Seen] = ()
+    events: Sequence[Seen] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Why the waiting is over, and what was seen last; small enough for a trigger's event, and nothing secret in it.
+
+    Attributes:
+        reason: What ended it.
+        failure: What the watcher says itself, if it gave up.
+        pods: Without their specs.
+        events: The newest.
+    """
+
+    reason: Reason
+    failure: Failure | None = None
+    pods: Sequence[Seen] = ()
+    events: Sequence[Seen] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        failure = {"kind": self.failure.kind.value, "evidence": list(self.failure.evidence)} if self.failure else None
+        return {"reason": self.reason, "failure": failure, "pods": list(self.pods), "events": list(self.events)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        told = data.get("failure")
+        failure = Failure(kind=FailureKind(told["kind"]), evidence=tuple(told["evidence"])) if told else None
+        return cls(reason=data["reason"], failure=failure, pods=data["pods"], events=data["events"])
+
+    @property
+    def evidence(self) -> Evidence:
+        """What it says of the training's end."""
+        return Evidence(pods=self.pods, events=self.events, is_gone=self.reason == "gone", stopped=self.failure)
+
+
+@dataclass(kw_only=True)
+class Watcher:
+    """Decides after each look whether the waiting is over.
+
+    Attributes:
+        watch: What is waited for.
+        words: What is new since the last look, for the task's log.
+    """
+
+    watch: Watch
+    words: str = ""
+    _began_s: float | None = None
+    _silent_since_s: float | None = None
+    _ending_since_s: float | None = None
+    _running_since_s: float | None = None
+    _last: Sight = field(default_factory=lambda: Sight(owner=None))
+    _said: str = ""
+
+    def silent(self, *, now_s: float, error: str) -> End | None:
+        """Decide after a look that the API did not answer."""
+        self.words = ""
+        if self._silent_since_s is None:
+            self._silent_since_s = now_s
+        for_s = now_s - self._silent_since_s
+        self._say(f"Kubernetes' API does not answer: {error}")
+        if for_s < self.watch.silence_s:
+            return None
+        return self._end("silent", FailureKind.API_UNREACHABLE, f"no answer for {for_s:.0f} s: {error}")
+
+    def decide(self, sight: Sight, *, now_s: float) -> End | None:
+        """Decide after a look.
+
+        Args:
+            sight: What it has shown.
+            now_s: Seconds of a steady clock.
+        """
+        self.words, self._silent_since_s = "", None
+        if self._began_s is None:
+            self._began_s = now_s
+        if sight.owner is None:
+            return self._end("gone")
+        self._last = sight
+        if ended := self._ended(sight):
+            return ended
+        if sight.owner.get("metadata", {}).get("deletionTimestamp") or self.watch.until_gone:
+            return self._ending(sight, now_s)
+        if any(phase(pod) == "Running" for pod in sight.pods):
+            return self._running(now_s)
+        return self._pending(sight, now_s)
+
+    def _ended(self, sight: Sight) -> End | None:
+        if self.watch.until_gone:
+            return None
+        if not self.watch.selector:
+            return self._end("ended") if Evidence(pods=sight.pods).is_over else None
+        owner = sight.owner or {}
+        if _is_true(owner, "Complete"):
+            return self._end("ended")
+        failed = condition(owner, "Failed")
+        if failed is None or failed.get("status") != "True":
+            return None
+        text = f"{failed.get('reason', 'Failed')}: {failed.get('message', '')}"
+        if "DeadlineExceeded" in str(failed.get("reason")):
+            return self._end("ended", FailureKind.DEADLINE, text)
+        told = any(phase(pod) == "Failed" for pod in sight.pods)
+        return self._end("ended") if told else self._end("ended", FailureKind.UNKNOWN, text)
+
+    def _ending(self, sight: Sight, now_s: float) -> End | None:
+        """Wait for what was told to end; a node that is lost never says that it has."""
+        if self._ending_since_s is None:
+            self._ending_since_s = now_s
+            self._say("it was told to end")
+        if now_s - self._ending_since_s < self.watch.grace_s + _STUCK_MARGIN_S:
+            return None
+        disrupted = next((found for pod in sight.pods if (found := condition(pod, "DisruptionTarget"))), None)
+        words = f" ({disrupted.get('message') or disrupted.get('reason')})" if disrupted else ""
+        text = f"told to end, and not ended after {now_s - self._ending_since_s:.0f} s{words}"
+        return self._end("stuck", FailureKind.NODE_LOST, text)
+
+    def _running(self, now_s: float) -> End | None:
+        if self._running_since_s is None:
+            self._running_since_s = now_s
+            self._say("it runs")
+        for_s = now_s - self._running_since_s
+        if for_s < self.watch.running_s + _LATE_MARGIN_S:
+            return None
+        return self._end("too_long", FailureKind.DEADLINE, f"running for {for_s:.0f} s, of {self.watch.running_s:.0f}")
+
+    def _pending(self, sight: Sight, now_s: float) -> End | None:
+        found = _why_pending(sight)
+        text = "; ".join(found.evidence) if found else "no reason is given"
+        for_s = max(now_s - (self._began_s or 0.0), _age_in_the_cluster_s(sight))
+        self._say(f"it waits to run: {text}")
+        if for_s < self.watch.pending_s:
+            return None
+        kind = found.kind if found else FailureKind.UNSCHEDULABLE
+        return self._end("pending", kind, f"not running after {for_s:.0f} s, of {self.watch.pending_s:.0f}: {text}")
+
+    def _say(self, words: str) -> None:
+        if words != self._said:
+            self.words = self._said = words
+
+    def _end(self, reason: Reason, kind: FailureKind | None = None, text: str = "") -> End:
+        failure = Failure(kind=kind, evidence=(text,)) if kind else None
+        pods = [_trimmed(pod) for pod in self._last.pods]
+        events = [{key: event.get(key) for key in ("reason", "message")} for event in self._last.events[-_NUM_EVENTS:]]
+        return End(reason=reason, failure=failure, pods=pods, events=events)
+
+
+def _why_pending(sight: Sight) -> Failure | None:
+    for pod in sight.pods:
+        if found := why_pending(pod, sight.events):
+            return found
+    if _is_true(sight.owner or {}, "Suspended") or ((sight.owner or {}).get("spec") or {}).get("suspend"):
+        return Failure(kind=FailureKind.QUOTA, evidence=("suspended: its queue has not admitted it yet",))
+    return by_events(sight.events, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
+
+
+def _is_true(owner: Seen, kind: str) -> bool:
+    found = condition(owner, kind)
+    return found is not None and found.get("status") == "True"
+
+
+def _trimmed(pod: Seen) -> dict[str, Any]:
+    """Return a pod without its spec, whose environment is nobody's business."""
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    return {
+        "metadata": {"name": metadata.get("name"), "deletionTimestamp": metadata.get("deletionTimestamp")},
+        "status": {key: status[key] for key in _OF_STATUS if key in status},
+    }
+
+
+def _age_in_the_cluster_s(sight: Sight) -> float:
+    """Return how old the work was when the newest event came; by the cluster's clocks alone, and over restarts."""
+    began = _at((sight.owner or {}).get("metadata", {}).get("creationTimestamp"))
+    seen = [at for event in sight.events if (at := _at(event.get("lastTimestamp")))]
+    return max(0.0, max(seen) - began) if began and seen else 0.0
+
+
+def _at(timestamp: object) -> float:
+    try:
+        return datetime.fromisoformat(str(timestamp)).timestamp()
+    except ValueError:
+        return 0.0

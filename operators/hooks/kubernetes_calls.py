@@ -1,0 +1,115 @@
+"""What a call of Kubernetes' API may answer, in words, and when it is worth another one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from include.errors import ServiceError, SetupError
+
+REQUEST_TIMEOUT_S = 30.0
+CONFLICT = 409
+_FIRST_PAUSE_S = 1.0
+_MAX_PAUSE_S = 15.0
+_NOT_FOUND = 404
+_FORBIDDEN = 403
+_TRANSIENT = frozenset({401, 408, 409, 410, 425, 429, 500, 502, 503, 504})
+"""What another call may not meet; 401 is a token that is being renewed, 409 and 410 an object that just changed."""
+
+
+class RefusedError(SetupError):
+    """The API server understood, and refuses: by its rules, by quota, or for want of rights.
+
+    Attributes:
+        status: HTTP status.
+        reason: The server's words.
+    """
+
+    def __init__(self, message: str, *, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+    @property
+    def is_quota(self) -> bool:
+        """Whether a quota is used up."""
+        return self.status == _FORBIDDEN and "quota" in self.reason
+
+
+def object_path(*, api_version: str, plural: str, namespace: str, name: str = "") -> str:
+    """Return where the API keeps objects of a kind in a namespace, or one of them.
+
+    >>> object_path(api_version="v1", plural="pods", namespace="ml", name="a")
+    '/api/v1/namespaces/ml/pods/a'
+    >>> object_path(api_version="batch/v1", plural="jobs", namespace="ml")
+    '/apis/batch/v1/namespaces/ml/jobs'
+    """
+    root = "apis" if "/" in api_version else "api"
+    path = f"/{root}/{api_version}/namespaces/{namespace}/{plural}"
+    return f"{path}/{name}" if name else path
+
+
+def deletion(grace_s: int | None, uid: str | None) -> dict[str, Any]:
+    """Return how an object is deleted: with what belongs to it, and only if it is still the same one."""
+    body: dict[str, Any] = {"propagationPolicy": "Background"}
+    if grace_s is not None:
+        body["gracePeriodSeconds"] = grace_s
+    if uid is not None:
+        body["preconditions"] = {"uid": uid}
+    return body
+
+
+def pause_s(error: ServiceError, number: int) -> float:
+    """Return the seconds until the next call: what the server asked for, else twice as many each time."""
+    asked = getattr(error, "retry_after_s", None)
+    return min(_MAX_PAUSE_S, float(asked) if asked else _FIRST_PAUSE_S * 2**number)
+
+
+class StatusError(ServiceError):
+    """The server answered that it cannot answer now."""
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+def raise_unless_gone(error: Any, *, verb: str, path: str) -> None:
+    """Raise what a status means, unless it is that the object is not there."""
+    status, reason = int(error.status or 0), _reason(error)
+    if status == _NOT_FOUND and verb != "POST":
+        return
+    if status in _TRANSIENT or status == 0:
+        raise StatusError(
+            f"{verb} {path} must be answered; got {status} {reason}. Nothing is known to have changed. It is tried "
+            "again.",
+            status=status,
+            retry_after_s=_retry_after_s(error),
+        ) from error
+    raise RefusedError(
+        f"{verb} {path} must be allowed; got {status} {reason}. Nothing was changed. Mend the profile or the rights of "
+        "the connection's account.",
+        status=status,
+        reason=reason,
+    ) from error
+
+
+def _reason(error: Any) -> str:
+    """Return the server's words: the message of its Status, never the request that it repeats."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
+
+
+def _retry_after_s(error: Any) -> float | None:
+    found = (error.headers or {}).get("Retry-After")
+    return float(found) if found and str(found).isdigit() else None
+
+
+def unreachable(verb: str, path: str, error: Exception) -> ServiceError:
+    """Return the error of a call without an answer."""
+    return ServiceError(
+        f"{verb} {path} must be answered within {REQUEST_TIMEOUT_S:g} s; got {type(error).__name__}: {error}. Whether "
+        "it was done is not known. It is tried again."
+    )

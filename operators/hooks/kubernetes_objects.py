@@ -1,0 +1,231 @@
+"""Kubernetes objects of any kind as plain data, read and written by path: from a worker, and from a trigger's loop.
+
+Nothing is imported from Kubernetes' clients before the first call: Dag files and the triggerer load this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from include.errors import ServiceError
+from operators.hooks.kubernetes_calls import (
+    CONFLICT,
+    REQUEST_TIMEOUT_S,
+    deletion,
+    pause_s,
+    raise_unless_gone,
+    unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_CONN = "kubernetes_default"
+FIELD_MANAGER = "tradewind"
+_NUM_TRIES = 4
+_FIRST_ERROR = 400
+_AS_DATA = dict.fromkeys((200, 201, 202), "object")
+_JSON = {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+class KubernetesObjects:
+    """Reads and writes objects from a worker; a call that meets trouble is made again for some seconds.
+
+    Args:
+        conn_id: Connection of Kubernetes.
+    """
+
+    def __init__(self, conn_id: str = DEFAULT_CONN) -> None:
+        self.conn_id = conn_id
+
+    @cached_property
+    def _client(self) -> Any:
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+        return KubernetesHook(conn_id=self.conn_id).get_conn()
+
+    def get(self, path: str, **query: str) -> dict[str, Any] | None:
+        """Return an object, or a list of them; None if there is none."""
+        return self._call("GET", path, query=query)
+
+    def create(self, path: str, manifest: Mapping[str, Any]) -> bool:
+        """Create an object; False if its name is taken, by an earlier call whose answer was lost too.
+
+        Raises:
+            RefusedError: The server refuses it.
+            ServiceError: The server does not answer.
+        """
+        return self._call("POST", path, query={"fieldManager": FIELD_MANAGER}, body=manifest) is not None
+
+    def apply(self, path: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object what the manifest says, by server-side apply: created or changed, and left alone if equal."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        found = self._call("PATCH", path, query=query, body=manifest, kind="application/apply-patch+yaml")
+        return found or {}
+
+    def patch(self, path: str, change: Mapping[str, Any]) -> None:
+        """Merge a change into an object that may be gone."""
+        self._call("PATCH", path, body=change, kind="application/merge-patch+json")
+
+    def delete(self, path: str, *, grace_s: int | None = None, uid: str | None = None) -> None:
+        """Delete an object with what belongs to it; nothing happens if it is gone, or if another one has its name."""
+        self._call("DELETE", path, body=deletion(grace_s, uid))
+
+    def _call(
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        kind: str = "application/json",
+    ) -> dict[str, Any] | None:
+        """Call, and again for some seconds if need be; return None where there is nothing, or another one."""
+        for number in range(_NUM_TRIES):
+            try:
+                return self._once(verb, path, query=query or {}, body=body, kind=kind)
+            except ServiceError as error:
+                if getattr(error, "status", None) == CONFLICT and verb in ("POST", "DELETE"):
+                    return None  # the name is taken already, or has gone to another object
+                if number + 1 == _NUM_TRIES:
+                    raise
+                time.sleep(pause_s(error, number))
+        return None
+
+    def _once(
+        self, verb: str, path: str, *, query: Mapping[str, str], body: Any = None, kind: str = "application/json"
+    ) -> dict[str, Any] | None:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            answer = self._client.call_api(
+                path,
+                verb,
+                query_params=list(query.items()),
+                header_params={**_JSON, "Content-Type": kind},
+                body=body,
+                response_types_map=_AS_DATA,
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=REQUEST_TIMEOUT_S,
+            )
+        except ApiException as error:
+            raise_unless_gone(error, verb=verb, path=path)
+            return None
+        except (HTTPError, OSError, ValueError) as error:
+            raise unreachable(verb, path, error) from error
+        return dict(answer or {})
+
+
+class AsyncKubernetesObjects:
+    """The same from a trigger: each call once, since a trigger goes on polling anyway.
+
+    Args:
+        conn_id: Connection of Kubernetes.
+    """
+
+    def __init__(self, conn_id: str = DEFAULT_CONN) -> None:
+        self.conn_id = conn_id
+        self._hook: Any = None
+
+    async def get(self, path: str, **query: str) -> dict[str, Any] | None:
+        """Return an object, or a list of them; None if there is none."""
+        return await self._once("GET", path, query=query)
+
+    async def patch(self, path: str, change: Mapping[str, Any]) -> None:
+        """Merge a change into an object that may be gone."""
+        await self._once("PATCH", path, body=change, kind="application/merge-patch+json")
+
+    async def delete(self, path: str, *, grace_s: int | None = None) -> None:
+        """Delete an object with what belongs to it; nothing happens if it is gone. It is tried again for seconds."""
+        for number in range(_NUM_TRIES):
+            try:
+                await self._once("DELETE", path, body=deletion(grace_s, None))
+            except ServiceError as error:
+                if number + 1 == _NUM_TRIES:
+                    raise
+                await asyncio.sleep(pause_s(error, number))
+            else:
+                return
+
+    async def log(self, path: str, **query: str) -> str | None:
+        """Return a pod's log as far as it can be read; None if there is none."""
+        import aiohttp
+
+        async with (await self._loaded()).get_conn() as connection:
+            try:
+                answer = await connection.call_api(
+                    f"{path}/log",
+                    "GET",
+                    query_params=list(query.items()),
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                    _request_timeout=REQUEST_TIMEOUT_S,
+                )
+                async with answer:
+                    return await _whole_lines(answer) if answer.status < _FIRST_ERROR else None
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise unreachable("GET", f"{path}/log", error) from error
+
+    async def _once(
+        self,
+        verb: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        kind: str = "application/json",
+    ) -> dict[str, Any] | None:
+        import aiohttp
+        from kubernetes_asyncio.client.exceptions import ApiException
+
+        async with (await self._loaded()).get_conn() as connection:
+            try:
+                answer = await connection.call_api(
+                    path,
+                    verb,
+                    query_params=list((query or {}).items()),
+                    header_params={**_JSON, "Content-Type": kind},
+                    body=body,
+                    response_types_map=_AS_DATA,
+                    auth_settings=["BearerToken"],
+                    _return_http_data_only=True,
+                    _request_timeout=REQUEST_TIMEOUT_S,
+                )
+            except ApiException as error:
+                raise_unless_gone(error, verb=verb, path=path)
+                return None
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                raise unreachable(verb, path, error) from error
+            return dict(answer or {})
+
+    async def _loaded(self) -> Any:
+        if self._hook is None:
+            self._hook = await asyncio.to_thread(_load_hook, self.conn_id)
+        return self._hook
+
+
+def _load_hook(conn_id: str) -> Any:
+    """Import the client, which takes a second, off the event loop."""
+    import kubernetes_asyncio.client  # noqa: F401
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+
+    return AsyncKubernetesHook(conn_id=conn_id)
+
+
+async def _whole_lines(answer: Any) -> str:
+    """Return what comes of a body up to its last whole line: a stream that breaks off is read again from there."""
+    import aiohttp
+
+    read = bytearray()
+    with contextlib.suppress(aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError):
+        async for part in answer.content.iter_any():
+            read.extend(part)
+    whole, end, _ = bytes(read).rpartition(b"\n")
+    return (whole + end).decode("utf-8", errors="replace")

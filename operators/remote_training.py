@@ -1,0 +1,292 @@
+"""What operators that train on Kubernetes share: one flow from the job to its outcome, whatever object does the work.
+
+    execute: job -> whole result? -> find or create the work -> the trigger watches it
+    resume:  result and evidence together -> outcome: return, try again after a pause, or raise
+
+The work's name is the task instance's own over all tries, so Kubernetes itself refuses a second one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
+
+from include.errors import ServiceError, TradewindError
+from include.spec import load_spec
+from include.training.failures import Evidence, Failure, FailureKind, decide_outcome
+from include.training.interruptions import Interruptions
+from include.training.manifests import RemoteTraining
+from include.training.pod_status import condition, phase
+from include.training.profiles import resolve_profile
+from include.training.remote_names import TaskKey, label_value, remote_labels, remote_name
+from include.training.watch import End, Watch
+from operators.hooks.kubernetes_calls import RefusedError, object_path
+from operators.hooks.kubernetes_objects import KubernetesObjects
+from operators.hooks.lake import LakeHook
+from sensors.triggers.remote_training import PauseTrigger, RemoteTrainingTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.sdk import Context
+
+    from include.lake.storage import Storage
+    from include.training.job import Job
+
+SETTLED = "tradewind/settled"
+"""Annotation of work whose end has been decided on; the next try does not take it for its own."""
+_JOB_LABEL = "tradewind/job"
+_STATE_KEY = "tradewind_interruptions"
+_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One training on Kubernetes, before anything is asked of it.
+
+    Attributes:
+        job: What is trained.
+        storage: Where the job and its result are.
+        training: What manifests are made from.
+    """
+
+    job: Job
+    storage: Storage
+    training: RemoteTraining
+
+
+class RemoteTrainingMixin:
+    """The flow; a class that has it says by `manifests` and `watch` which object does the work.
+
+    Whoever mixes it in has the attributes `model`, `snapshot`, `profile`, `overrides`, `lake_conn_id` and
+    `kubernetes_conn_id`.
+    """
+
+    model: str
+    snapshot: Mapping[str, Any]
+    profile: str
+    overrides: str
+    lake_conn_id: str
+    kubernetes_conn_id: str
+    log: Any
+    _owner: str = ""
+    _grace_s: int = 60
+
+    def manifests(self, work: Work, context: Context) -> Sequence[dict[str, Any]]:
+        """Return the objects to create; the first is the work itself."""
+        raise NotImplementedError
+
+    def watch(self, work: Work) -> Watch:
+        """Return what is waited for, and for how long."""
+        raise NotImplementedError
+
+    @cached_property
+    def api(self) -> KubernetesObjects:
+        """The API, by the operator's connection."""
+        return KubernetesObjects(self.kubernetes_conn_id)
+
+    def begin(self, context: Context) -> dict[str, Any]:
+        """Return a kept result, or see to it that the work runs and hand over to the trigger."""
+        work = self._work(context)
+        outcome = decide_outcome(self._result(work), Evidence())
+        if outcome is not None and outcome.succeeded:
+            return self._finish(work, context)
+        try:
+            watch = self._ensure(work, context)
+        except RefusedError as error:
+            return self._refused(work, context, error)
+        except ServiceError as error:
+            return self._wait(work, context, Failure(kind=FailureKind.API_UNREACHABLE, evidence=(str(error),)))
+        Interruptions.of(work.job.key, context.get("task_state_store"), _STATE_KEY).wait_over()
+        raise TaskDeferred(
+            trigger=RemoteTrainingTrigger(conn_id=self.kubernetes_conn_id, watch=watch.to_json()),
+            method_name="resume",
+            kwargs={"owner": watch.owner, "until_gone": watch.until_gone},
+        )
+
+    def resume(
+        self, context: Context, event: dict[str, Any], owner: str = "", *, until_gone: bool = False
+    ) -> dict[str, Any]:
+        """Go on after the trigger: decide by the result and by what was seen."""
+        work, end = self._work(context), End.from_json(event)
+        self._owner = owner
+        outcome = decide_outcome(self._result(work), end.evidence)
+        if outcome is not None and outcome.succeeded:
+            if outcome.failure:
+                self.log.info("the result is whole; afterwards: %s", "; ".join(outcome.failure.evidence))
+            return self._finish(work, context)
+        if end.reason == "stuck":
+            self._delete(grace_s=0)  # its node cannot say that it ended
+        if until_gone and end.reason in ("gone", "stuck"):
+            return self.begin(context)
+        failure = outcome.failure if outcome else None
+        return self._failed(work, context, failure or Failure(kind=FailureKind.UNKNOWN))
+
+    def go_on(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it
+        """Begin again after a pause."""
+        return self.begin(context)
+
+    def on_kill(self) -> None:
+        """Delete the work: its trainer gets SIGTERM and its grace."""
+        if self._owner:
+            self._delete(grace_s=self._grace_s)
+
+    def _work(self, context: Context) -> Work:
+        from include.training.submit import submit_job
+
+        spec, storage = load_spec(self.model), LakeHook(self.lake_conn_id).get_conn()
+        profile = resolve_profile(spec.training, name=self.profile)
+        job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
+        key = task_key(context)
+        self._grace_s = profile.grace_s
+        training = RemoteTraining(
+            name=remote_name(self.model, key),
+            labels=remote_labels(self.model, key, job_key=job.key),
+            profile=profile,
+            job_uri=job.uri,
+            deadline_s=profile.deadline_s or spec.training.timeout_s,
+        )
+        return Work(job=job, storage=storage, training=training)
+
+    def _ensure(self, work: Work, context: Context) -> Watch:
+        """Find the work or create it; what is left of other work by its name is removed first."""
+        watch = self.watch(work)
+        path = self._owner = watch.owner
+        found = self.api.get(path)
+        if found is not None and not _is_own(found, work):
+            self.log.info("%s is left over, and deleted first", path)
+            self.api.delete(path, grace_s=self._grace_s, uid=found["metadata"].get("uid"))
+            found = self.api.get(path)
+            if found is not None:
+                return replace(watch, until_gone=True)
+        if found is not None:
+            self.log.info("found %s, and go on with it", path)
+            return watch
+        owner, *rest = self.manifests(work, context)
+        created = self.api.create(_folder(path), owner)
+        self.log.info("%s %s", "created" if created else "found", path)
+        for each in rest:
+            self._create_owned(each, path)
+        return watch
+
+    def _create_owned(self, manifest: dict[str, Any], path: str) -> None:
+        """Create what belongs to the work, so that it is deleted with it."""
+        owner = self.api.get(path)
+        if owner is None:
+            return
+        reference = {key: owner[key] for key in ("apiVersion", "kind")}
+        reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+        metadata = manifest["metadata"] | {"ownerReferences": [reference]}
+        plural = f"{manifest['kind'].lower()}s"
+        at = object_path(api_version=manifest["apiVersion"], plural=plural, namespace=metadata["namespace"])
+        self.api.create(at, manifest | {"metadata": metadata})
+
+    def _result(self, work: Work) -> object | None:
+        from include.training.result import read_result
+
+        return read_result(work.job, storage=work.storage)
+
+    def _finish(self, work: Work, context: Context) -> dict[str, Any]:
+        """End what still runs, and return what the tasks after this one need."""
+        from include.training.submit import finished_job
+
+        Interruptions.forget(context.get("task_state_store"), _STATE_KEY)
+        self._end_what_runs(work)
+        return finished_job(work.job, storage=work.storage)
+
+    def _end_what_runs(self, work: Work) -> None:
+        """Delete work that has not ended; what has ended is kept, for its log, until the janitor comes."""
+        try:
+            path = self.watch(work).owner
+            found = self.api.get(path)
+            if found is not None and not _has_ended(found):
+                self.api.delete(path, grace_s=self._grace_s)
+        except (TradewindError, AirflowException) as error:
+            self.log.warning("%s The janitor deletes what is left.", error)
+
+    def _refused(self, work: Work, context: Context, error: RefusedError) -> dict[str, Any]:
+        """Wait while a quota is used up; whatever else is refused needs a person."""
+        if not error.is_quota:
+            raise error
+        self.log.info("it waits to run: %s", error.reason)
+        return self._wait(work, context, Failure(kind=FailureKind.QUOTA, evidence=(error.reason,)))
+
+    def _wait(self, work: Work, context: Context, failure: Failure) -> dict[str, Any]:
+        """Wait for room or for an answer, as long as the profile lets it wait to run; this is no interruption."""
+        counted = Interruptions.of(work.job.key, context.get("task_state_store"), _STATE_KEY)
+        waited_s, limit_s = counted.waited_s, work.training.profile.pending_s
+        if waited_s >= limit_s:
+            counted.reset()
+            raise self._error(work, failure)
+        counted.wait(_PAUSE_S)
+        then = f"It is tried again in {_PAUSE_S:g} s, for {limit_s} s in all, and uses up no retry."
+        self.log.warning("%s", self._error(work, failure, next_try=then))
+        raise TaskDeferred(trigger=PauseTrigger(wait_s=_PAUSE_S), method_name="go_on")
+
+    def _failed(self, work: Work, context: Context, failure: Failure) -> dict[str, Any]:
+        """Try again after a failure of machines, by a count of its own; raise what anything else means."""
+        if failure.kind is FailureKind.API_UNREACHABLE:
+            return self._wait(work, context, failure)
+        self._settle(work)
+        if not failure.is_infrastructure:
+            raise self._error(work, failure)
+        counted = Interruptions.of(work.job.key, context.get("task_state_store"), _STATE_KEY)
+        limit = work.training.profile.max_interruptions
+        number = counted.count()
+        if number > limit:
+            counted.reset()
+            text = f"That was interruption {number}, of {limit} that the profile allows."
+            raise self._error(work, failure, next_try=f"{text} A retry of the task begins to count anew.")
+        wait_s = counted.back_off_s
+        then = f"Start {number + 1} follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
+        self.log.warning("%s", self._error(work, failure, next_try=then))
+        raise TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on")
+
+    def _settle(self, work: Work) -> None:
+        """Mark the work as decided on, and end it if it still runs."""
+        try:
+            path = self.watch(work).owner
+            self.api.patch(path, {"metadata": {"annotations": {SETTLED: "true"}}})
+        except TradewindError as error:
+            self.log.warning("%s", error)
+        self._end_what_runs(work)
+
+    def _delete(self, *, grace_s: int) -> None:
+        try:
+            self.api.delete(self._owner, grace_s=grace_s)
+        except TradewindError as error:
+            self.log.warning("%s The janitor deletes what is left.", error)
+
+    def _error(self, work: Work, failure: Failure, *, next_try: str | None = None) -> TradewindError:
+        from include.training.submit import newest_checkpoint
+
+        checkpoint = newest_checkpoint(work.job, storage=work.storage)
+        return failure.error(f"training job {work.job.key}", checkpoint=checkpoint, next_try=next_try)
+
+
+def task_key(context: Context) -> TaskKey:
+    """Return which task instance runs."""
+    instance = context["ti"]
+    index = -1 if instance.map_index is None else instance.map_index
+    return TaskKey(dag_id=instance.dag_id, run_id=str(context["run_id"]), task_id=instance.task_id, map_index=index)
+
+
+def _is_own(found: Mapping[str, Any], work: Work) -> bool:
+    """Return whether an object trains this job, and nobody has told it to end or decided on its end."""
+    metadata = found["metadata"]
+    if metadata.get("deletionTimestamp") or SETTLED in (metadata.get("annotations") or {}):
+        return False
+    return (metadata.get("labels") or {}).get(_JOB_LABEL) == label_value(work.job.key)
+
+
+def _has_ended(found: Mapping[str, Any]) -> bool:
+    """Return whether a pod, a Job or a TrainJob has come to its end."""
+    ended = [condition(found, kind) for kind in ("Complete", "Failed")]
+    return phase(found) in ("Succeeded", "Failed") or any(each and each.get("status") == "True" for each in ended)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]

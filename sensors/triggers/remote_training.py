@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from include.errors import ServiceError
+from include.training.failures import Failure, FailureKind
+from include.training.pod_status import phase
+from include.training.watch import End, Sight, Watch, Watcher
+from operators.hooks.kubernetes_calls import RefusedError, object_path
+from operators.hooks.kubernetes_objects import AsyncKubernetesObjects
+from sensors.triggers.pod_log import PodLog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+
+class RemoteTrainingTrigger(BaseTrigger):
+    """Fires when a training on Kubernetes is over, cannot start, or is seen no more; until then it passes on its log.
+
+    It decides nothing about success: that takes the result, which a worker reads. A triggerer that restarts goes on
+    where it was. When a person fails or clears the task, it deletes the work, which gets SIGTERM and its grace.
+
+    Args:
+        conn_id: Connection of Kubernetes.
+        watch: Fields of an `include.training.watch.Watch`.
+    """
+
+    def __init__(self, *, conn_id: str, watch: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.watch = dict(watch)
+        self._watch = Watch(**self.watch)
+        self._api = AsyncKubernetesObjects(conn_id)
+        self._logs: dict[str, PodLog] = {}
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what the triggerer makes the trigger from."""
+        return f"{type(self).__module__}.{type(self).__name__}", {"conn_id": self.conn_id, "watch": self.watch}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look every `poll_s` seconds; yield one event."""
+        watcher, loop = Watcher(watch=self._watch), asyncio.get_running_loop()
+        while True:
+            end: End | None
+            try:
+                sight = await self._look()
+                await self._pass_on_logs(sight)
+                end = watcher.decide(sight, now_s=loop.time())
+            except RefusedError as error:
+                end = End(reason="refused", failure=Failure(kind=FailureKind.USER_ERROR, evidence=(str(error),)))
+            except ServiceError as error:
+                end = watcher.silent(now_s=loop.time(), error=str(error))
+            if watcher.words:
+                self.log.info("%s: %s", self._watch.owner.rpartition("/")[2], watcher.words)
+            if end is not None:
+                yield TriggerEvent(end.to_json())
+                return
+            await asyncio.sleep(self._watch.poll_s)
+
+    async def on_kill(self) -> None:
+        """Delete the work."""
+        await self._api.delete(self._watch.owner, grace_s=int(self._watch.grace_s))
+
+    async def _look(self) -> Sight:
+        owner = await self._api.get(self._watch.owner)
+        if owner is None:
+            return Sight(owner=None)
+        pods = [owner]
+        if self._watch.selector:
+            found = await self._api.get(self._path("pods"), labelSelector=self._watch.selector) or {}
+            pods = sorted(found.get("items") or (), key=_name)
+        waits = [found for found in (owner, *pods) if phase(found) not in ("Running", "Succeeded")]
+        return Sight(owner=owner, pods=pods, events=await self._events(waits))
+
+    async def _events(self, objects: list[Any]) -> list[Any]:
+        """Return the events about objects, the newest last; without the right to read them there are none."""
+        found: list[Any] = []
+        try:
+            for name in dict.fromkeys(_name(each) for each in objects):
+                told = await self._api.get(self._path("events"), fieldSelector=f"involvedObject.name={name}") or {}
+                found.extend(told.get("items") or ())
+        except RefusedError:
+            return []
+        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or ""))
+
+    async def _pass_on_logs(self, sight: Sight) -> None:
+        if self._watch.until_gone:
+            return
+        started = [pod for pod in sight.pods if phase(pod) not in ("Pending", "Unknown")]
+        for pod in started:
+            path = self._path("pods", _name(pod))
+            log = self._logs.setdefault(path, PodLog(self._api, path=path, container=self._watch.container))
+            lines = await log.new_lines(pod)
+            if lines:
+                await log.remember()  # before they are logged: none comes twice
+            prefix = f"[{_name(pod)}] " if len(sight.pods) > 1 else ""
+            for line in lines:
+                self.log.info("%s%s", prefix, line)
+
+    def _path(self, plural: str, name: str = "") -> str:
+        return object_path(api_version="v1", plural=plural, namespace=self._watch.namespace, name=name)
+
+
+class PauseTrigger(BaseTrigger):
+    """Fires after a while, by its own steady clock.
+
+    Args:
+        wait_s: Seconds.
+    """
+
+    def __init__(self, *, wait_s: float) -> None:
+        super().__init__()
+        self.wait_s = wait_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what the triggerer makes the trigger from."""
+        return f"{type(self).__module__}.{type(self).__name__}", {"wait_s": self.wait_s}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait; yield one event."""
+        await asyncio.sleep(self.wait_s)
+        yield TriggerEvent({})
+
+
+def _name(found: Mapping[str, Any]) -> str:
+    return str((found.get("metadata") or {}).get("name") or "")
