@@ -63,8 +63,12 @@ class CheckpointWriter:
         self._settle()
         if self.newest == step:
             return "a checkpoint is saved"
-        earlier = "there is none" if self.newest is None else f"the newest is of step {self.newest}"
-        return f"its checkpoint could not be saved, {earlier}"
+        return f"its checkpoint could not be saved, {self.name_newest()}"
+
+    def name_newest(self) -> str:
+        """Return, in words, which checkpoint is the newest when all are written."""
+        self._settle()
+        return "there is none" if self.newest is None else f"the newest is of step {self.newest}"
 
     def _settle(self) -> None:
         """Wait for the checkpoint that is being written, and say so if it could not be."""

@@ -73,7 +73,8 @@ def fit(
         ranks: The processes that train it together; None: this one alone.
 
     Raises:
-        InterruptedTrainingError: `should_stop` answered True; a checkpoint was saved, or it says why not.
+        InterruptedTrainingError: `should_stop` answered True, and a checkpoint was saved, or it says why not; or
+            another process is gone.
         BadInputError: The loss is no number any more, the checkpoints are those of another job, or the device has not
             the precision.
         SpecError: The model has no network.
@@ -86,7 +87,15 @@ def fit(
     newest = _restore(loop, checkpoints, say=say)
     since = time.perf_counter()
     with CheckpointWriter(checkpoints, newest=newest, say=say) as writer:
-        _run(loop, writer, should_stop=should_stop, say=say)
+        try:
+            _run(loop, writer, should_stop=should_stop, say=say)
+        except RuntimeError as error:
+            if not ranks.is_lost(error):
+                raise
+            where = f"in epoch {loop.epoch}, step {loop.step}, to {str(error).splitlines()[0]}"
+            raise InterruptedTrainingError(
+                f"lost another process {where}; of its checkpoints {writer.name_newest()}"
+            ) from error
     spent_s = time.perf_counter() - since
     return Fitted(
         network=loop.best_network(),

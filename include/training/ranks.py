@@ -48,6 +48,11 @@ class Ranks:
         """Whether this process writes files and speaks for all."""
         return self.rank == 0
 
+    def is_lost(self, error: RuntimeError) -> bool:
+        """Return whether an error says that another process does not answer any more."""
+        is_theirs = isinstance(error, distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
+        return self.world_size > 1 and is_theirs
+
     def shard(self, rows_B: torch.Tensor) -> torch.Tensor:
         """Return this process' share of a batch's rows; the shares of all processes are the batch."""
         return rows_B if self.world_size == 1 else torch.tensor_split(rows_B, self.world_size)[self.rank]

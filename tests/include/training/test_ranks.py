@@ -7,6 +7,8 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
+import socket
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from include.training.rows import load_rows
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from include.training.job import Job
@@ -37,7 +40,8 @@ needs_cuda = pytest.mark.skipif(torch.cuda.device_count() < NUM_RANKS, reason="n
 
 def make(folder: Path, **params: Any) -> tuple[Job, Storage]:
     storage = Storage(root=str(folder))
-    training = SPEC.training.model_copy(update={"accumulation_steps": params.pop("accumulation_steps", 1)})
+    names = ("accumulation_steps", "checkpoint_interval_s")
+    training = SPEC.training.model_copy(update={name: params.pop(name) for name in names if name in params})
     spec = SPEC.model_copy(update={"training": training})
     chosen = {"batch_size": 64, "max_epochs": 3, "patience_epochs": 3, **params}
     return small_job(storage, table=small_table(600), spec=spec, **chosen), storage
@@ -73,10 +77,35 @@ def digest(fitted: Fitted) -> str:
     return total.hexdigest()
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    """Be one of the processes: train the jobs that the test compares, one after the other."""
+def become(rank: int, port: int) -> None:
+    """Have the variables that torchrun gives to a process."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def be_killed(rank: int, port: int, folder: Path) -> None:
+    """Be one of two processes, of which the last is killed in its 21st step."""
+    become(rank, port)
+    left = [20]
+
+    def should_stop() -> bool:
+        left[0] -= 1
+        if rank and left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    job, storage = make(folder, **EXACT, checkpoint_interval_s=1e-9)
+    checkpoints = Checkpoints.of_job(job, storage=storage)
+    rows = load_rows(job, storage=storage)
+    with joined_ranks() as ranks, pytest.raises(InterruptedTrainingError) as told:
+        fit(job, rows, checkpoints=checkpoints, should_stop=should_stop, say=print, ranks=ranks)
+    (folder / "told").write_text(str(told.value))
+    os._exit(75)  # as the command does
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    """Be one of the processes: train the jobs that the test compares, one after the other."""
+    become(rank, port)
     found: dict[str, Any] = {}
     try:
         with joined_ranks() as ranks:
@@ -106,19 +135,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
 
 
-@pytest.fixture(scope="module")
-def together(folder: Path) -> list[dict[str, Any]]:
-    """Return what each of two processes saw; they are forked, since each would import torch anew otherwise."""
-    import socket
+def start(target: Callable[..., None], folder: Path) -> list[int | None]:
+    """Run a function in two processes and return their exit codes.
 
-    importlib.import_module("torch._dynamo")  # which DistributedDataParallel imports: once here, not in each process
-    stopped_alone = train(*make(folder / "more", **EXACT), ranks=Ranks.alone(), stop_at=11)
-    assert "a checkpoint is saved" in stopped_alone["stopped"]
+    They are forked, and what DistributedDataParallel imports is here already: each would import torch anew otherwise.
+    """
+    importlib.import_module("torch._dynamo")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=work, args=(rank, port, folder)) for rank in range(NUM_RANKS)]
+    children = [context.Process(target=target, args=(rank, port, folder)) for rank in range(NUM_RANKS)]
     for child in children:
         child.start()
     for child in children:
@@ -126,7 +153,15 @@ def together(folder: Path) -> list[dict[str, Any]]:
     exit_codes = [child.exitcode for child in children]
     for child in children:
         child.kill()
-    assert exit_codes == [0, 0]
+    return exit_codes
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path) -> list[dict[str, Any]]:
+    """Return what each of two processes saw."""
+    stopped_alone = train(*make(folder / "more", **EXACT), ranks=Ranks.alone(), stop_at=11)
+    assert "a checkpoint is saved" in stopped_alone["stopped"]
+    assert start(work, folder) == [0, 0]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(NUM_RANKS)]
 
 
@@ -156,6 +191,19 @@ def test_another_number_of_processes_continues_the_training(
     assert Checkpoints.of_job(*make(folder / "fewer", **EXACT)[:1], storage=make(folder / "fewer")[1]).steps() == [11]
     fewer = train(*make(folder / "fewer", **EXACT), ranks=Ranks.alone())
     assert fewer["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+
+
+def test_a_killed_process_costs_no_more_than_the_steps_since_the_checkpoint(
+    tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    assert start(be_killed, tmp_path) == [75, -signal.SIGKILL]
+    job, storage = make(tmp_path, **EXACT, checkpoint_interval_s=1e-9)
+    newest = Checkpoints.of_job(job, storage=storage).steps()[-1]
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("lost another process in epoch 2, step 4, to ")
+    assert told.endswith(f"; of its checkpoints the newest is of step {newest}")
+    assert 0 < newest <= 20
+    assert train(job, storage, ranks=Ranks.alone())["losses"] == pytest.approx(alone["losses"], abs=1e-5)
 
 
 def test_dropout_differs_between_processes_that_continue_otherwise(tmp_path: Path) -> None:
