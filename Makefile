@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup setup-dev demo up down status test lint format chaos bench bench-models docs lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models docs lock clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ down: ## Stop exactly what `up` started.
 
 status: setup ## Say how each model and each process is, and what is stuck.
 	@./tradewind status
+
+replay: setup ## Train a registered version again and compare bytes: make replay MODEL=flight_delays@3
+	@test -n "$(MODEL)" || { echo "error: MODEL must name a version; got none. For example: make replay MODEL=flight_delays@champion" >&2; exit 2; }
+	@./tradewind replay "$(MODEL)"
 
 test: setup-dev lint ## Lint, then run all tests.
 	@$(PY) -m pytest -q -n 2 --dist loadfile

@@ -24,6 +24,7 @@ from include.cli.migrate import migrate
 from include.cli.new import new
 from include.cli.plan import plan
 from include.cli.reconcile import reconcile
+from include.cli.replay import replay
 from include.cli.restore import restore
 from include.cli.run import run
 from include.cli.status import status
@@ -77,6 +78,7 @@ app.command(rich_help_panel=_OPERATE)(plan)
 app.command(rich_help_panel=_OPERATE)(run)
 app.command(rich_help_panel=_OPERATE)(doctor)
 app.command(rich_help_panel=_OPERATE)(reconcile)
+app.command(rich_help_panel=_OPERATE)(replay)
 app.add_typer(ledger, name="ledger", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_KEEP)(backup)
 app.command(rich_help_panel=_KEEP)(restore)

@@ -166,4 +166,6 @@ def _lock(job: Job, result: Result, *, storage: Storage) -> dict[str, Any]:
         "training": job.training.model_dump(mode="json"),
         "snapshot": job.snapshot.model_dump(mode="json") | {"versions": dict(snapshot.versions)},
         "packages": result.packages,
+        "machine": result.machine,
+        "job": job.model_dump(mode="json"),
     }

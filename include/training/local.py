@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from include.training.job import Job
     from include.training.local_run import Follower
 
-_REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[2]
 _NUM_LINES_KEPT = 5
 _POLL_S = 0.05
 _ENTER_S = 30.0
@@ -145,8 +145,8 @@ class TrainerProcess:
             with run.log.open("ab") as log:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "include.training", *options],
-                    cwd=_REPO,
-                    env=_environment(self.storage.options),
+                    cwd=REPO,
+                    env=trainer_environment(self.storage.options),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -216,7 +216,7 @@ def _may_start_anew(evidence: Evidence) -> bool:
     return evidence.stopped is None and failure is not None and failure.is_infrastructure
 
 
-def _environment(secrets: Mapping[str, str]) -> dict[str, str]:
+def trainer_environment(secrets: Mapping[str, str]) -> dict[str, str]:
     """Return the child's environment: ours without the secrets that are none of the trainer's business."""
     ours = {name: value for name, value in os.environ.items() if not any(part in name for part in _NOT_THE_TRAINERS)}
     return ours | dict(secrets) | {"PYTHONUNBUFFERED": "1"}

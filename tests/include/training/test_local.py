@@ -19,7 +19,7 @@ from include.lake.storage import Storage
 from include.training import command
 from include.training.commit import VARIABLE
 from include.training.exit_codes import ExitCode
-from include.training.local import TrainerProcess, _environment
+from include.training.local import TrainerProcess, trainer_environment
 from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
 from include.training.result import Result, read_result
@@ -324,7 +324,7 @@ def test_a_line_is_read_once_and_whole(tmp_path: Path) -> None:
 )
 def test_the_trainer_gets_no_secret_but_the_storages(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "secret-of-others")
-    found = _environment({"AWS_SECRET_ACCESS_KEY": "lake"})
+    found = trainer_environment({"AWS_SECRET_ACCESS_KEY": "lake"})
     assert "secret-of-others" not in found.values()
     assert found["AWS_SECRET_ACCESS_KEY"] == "lake"
     assert "AWS_SECRET_ACCESS_KEY" not in os.environ
@@ -333,4 +333,4 @@ def test_the_trainer_gets_no_secret_but_the_storages(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", [*command.STORAGE_VARIABLES, "AWS_PROFILE", VARIABLE, "PATH", "CUDA_VISIBLE_DEVICES"])
 def test_the_trainer_keeps_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "needed")
-    assert _environment({})[name] == "needed"
+    assert trainer_environment({})[name] == "needed"

@@ -1,0 +1,217 @@
+"""Train a registered version again from its lock file: the same bytes come out, or each input that differs is named."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from include.errors import NotFoundError, TrainingError
+from include.lake.files import read_bytes, write_bytes
+from include.lake.storage import Storage
+from include.registry.package import FP32_GRAPH, LOCK
+from include.training.commit import VARIABLE, current_commit
+from include.training.job import JOB_FILE, Job
+from include.training.local import REPO, trainer_environment
+from include.training.provenance import versions
+from include.training.result import GRAPH_FILE, RESULT_FILE, Result
+from include.training.snapshot import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from include.registry.package import Package
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_GIT_S = 120
+_UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """An input of the training that is not what it was.
+
+    Attributes:
+        name: Of the input, such as `package torch`.
+        then: What it was when the version was trained.
+        now: What it is here.
+    """
+
+    name: str
+    then: str
+    now: str
+
+    def __str__(self) -> str:
+        """Return it as one line."""
+        return f"{self.name}: {self.then} then, {self.now} now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What came of a second training.
+
+    Attributes:
+        wanted: SHA-256 of the version's fp32 graph.
+        found: SHA-256 of the graph that was trained here; None: it could not be trained.
+        differences: Every recorded input that differs.
+    """
+
+    wanted: str
+    found: str | None
+    differences: tuple[Difference, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the same bytes came out."""
+        return self.found == self.wanted
+
+
+def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[str], None]) -> Replay:
+    """Train a version again; nothing of the deployment is changed.
+
+    The code is the version's own, from git, where git has its commit; otherwise the code that is here.
+
+    Args:
+        package: The version's package.
+        storage: The lake, where its snapshot is.
+        folder: An empty folder of this machine for what is trained.
+        say: Gets each line that the trainer prints.
+
+    Raises:
+        NotFoundError: The lock file does not hold the job, and the job's folder is gone.
+        TrainingError: The job does not train here, although nothing that was recorded differs.
+    """
+    lock, wanted = package.json(LOCK), package.files[FP32_GRAPH]
+    raw = _job_of(lock, storage=storage)
+    differing_snapshot = _fetch_snapshot(raw["snapshot"], storage=storage, folder=folder)
+    if differing_snapshot:
+        return Replay(wanted=wanted, found=None, differences=(differing_snapshot, *_here(lock)))
+    raw |= {"output_uri": f"{folder}/job", "checkpoint_uri": f"{folder}/job/checkpoints"}
+    raw["snapshot"] = {**raw["snapshot"], "uri": str(folder)}
+    job_uri = f"{raw['output_uri']}/{JOB_FILE}"
+    local = Storage(root=str(folder))
+    write_bytes(job_uri, json.dumps(raw).encode(), storage=local)
+    with _code_of(raw["commit"], folder=folder / "code") as (code, is_its_own):
+        differences = () if is_its_own else _of_the_code(raw, lock)
+        ended = _train(job_uri, code=code, commit=raw["commit"] if code == REPO else None, say=say)
+    try:
+        result = Result.model_validate_json(read_bytes(f"{raw['output_uri']}/{RESULT_FILE}", storage=local))
+    except NotFoundError as error:
+        differences = (*differences, *_here(lock))
+        if differences:
+            return Replay(wanted=wanted, found=None, differences=differences)
+        raise TrainingError(
+            f"job {lock['job_key']} must train again from its lock file; got exit code {ended}, and no recorded input "
+            "differs. Nothing was changed. What the trainer said above names the cause."
+        ) from error
+    differences = (*differences, *_here(lock), *_of_the_machine(lock, result))
+    return Replay(wanted=wanted, found=result.files[GRAPH_FILE], differences=differences)
+
+
+def _job_of(lock: Mapping[str, Any], *, storage: Storage) -> dict[str, Any]:
+    """Return the job as it was written; locks of older releases name only its folder."""
+    if "job" in lock:
+        return dict(lock["job"])
+    uri = f"{storage.job(lock['model'], lock['job_key'])}/{JOB_FILE}"
+    return dict(json.loads(read_bytes(uri, storage=storage)))
+
+
+def _fetch_snapshot(ref: Mapping[str, Any], *, storage: Storage, folder: Path) -> Difference | None:
+    """Copy a snapshot's rows into the folder; return what is wrong with them, None if they are those of then."""
+    try:
+        rows = read_bytes(f"{ref['uri']}/{DATA}", storage=storage)
+    except NotFoundError:
+        return Difference(name="snapshot", then=str(ref["uri"]), now="gone")
+    found = hashlib.sha256(rows).hexdigest()
+    if found != ref["sha256"]:
+        return Difference(name="snapshot's SHA-256", then=str(ref["sha256"]), now=found)
+    write_bytes(f"{folder}/{DATA}", rows, storage=Storage(root=str(folder)))
+    return None
+
+
+@contextlib.contextmanager
+def _code_of(commit: str, *, folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folder with the code to train with, and whether it is that of the commit."""
+    if commit == current_commit():
+        yield REPO, True
+        return
+    has_it = _COMMIT.fullmatch(commit) and _git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    try:
+        yield (folder, True) if has_it else (REPO, False)
+    finally:
+        if has_it:
+            _git("worktree", "remove", "--force", str(folder))
+
+
+def _git(*arguments: str) -> bool:
+    try:
+        command = ["git", "-C", str(REPO), *arguments]
+        subprocess.run(command, capture_output=True, check=True, timeout=_GIT_S)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _train(job_uri: str, *, code: Path, commit: str | None, say: Callable[[str], None]) -> int:
+    """Run the training command with the code of a folder and return its exit code.
+
+    Args:
+        job_uri: The job.
+        code: The folder.
+        commit: What the code is to call itself, so that it takes the job; None: it knows by itself.
+        say: Gets each line that is printed.
+    """
+    environment = trainer_environment({VARIABLE: commit} if commit else {})
+    if commit is None:
+        environment.pop(VARIABLE, None)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "include.training", "--job", job_uri],
+        cwd=code,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with child:
+        for line in child.stdout or ():
+            say(line.rstrip())
+    return child.returncode
+
+
+def _of_the_code(raw: Mapping[str, Any], lock: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Return how the code that is here differs: its commit, and what it makes of the parameters."""
+    found = [Difference(name="commit", then=raw["commit"], now=current_commit())]
+    try:
+        now = Job.model_validate_json(json.dumps(raw)).training.model_dump(mode="json")
+    except ValueError as error:
+        return (*found, Difference(name="job file", then="accepted", now=f"refused: {str(error).splitlines()[0]}"))
+    found += _differing(lock["training"], now, prefix="parameter ")
+    return tuple(found)
+
+
+def _here(lock: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Return which of the packages that trained have another version here."""
+    then = lock["packages"]
+    return tuple(_differing(then, {name: versions([name]).get(name, "none") for name in then}, prefix="package "))
+
+
+def _of_the_machine(lock: Mapping[str, Any], result: Result) -> Iterator[Difference]:
+    then = lock.get("machine", {})
+    both = then.keys() & result.machine.keys()  # older releases recorded less
+    now = {name: result.machine[name] for name in both}
+    return _differing({name: then[name] for name in both}, now, prefix="machine's ")
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], *, prefix: str) -> Iterator[Difference]:
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            yield Difference(
+                name=f"{prefix}{name}", then=str(then.get(name, _UNKNOWN)), now=str(now.get(name, _UNKNOWN))
+            )

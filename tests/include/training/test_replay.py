@@ -1,0 +1,147 @@
+"""A registered version is trained again from its lock file, by the real training command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from include.errors import NotFoundError
+from include.registry.assemble import assemble_package
+from include.registry.package import FP32_GRAPH, LOCK, Package, write_package
+from include.training import command
+from include.training.commit import VARIABLE
+from include.training.evaluate import evaluate
+from include.training.exit_codes import ExitCode
+from include.training.local import REPO
+from include.training.provenance import processor, versions
+from include.training.replay import Replay, replay
+from tests.snapshots import COMMIT, small_job, small_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from include.lake.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Storage]:
+    """Return the package of a tiny version, and the lake with its snapshot."""
+    from include.lake.storage import Storage
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, COMMIT)
+        storage = Storage(root=str(tmp_path_factory.mktemp("lake")))
+        job = small_job(storage, table=small_table(600), max_epochs=2, patience_epochs=2)
+        assert command.main(["--job", job.uri]) == ExitCode.DONE
+        evaluate(job, storage=storage, champion=None)
+        return assemble_package(job, storage=storage).package, storage
+
+
+@pytest.fixture
+def again(trained: tuple[Package, Storage], tmp_path: Path) -> Callable[..., tuple[Replay, list[str]]]:
+    """Return a function that trains a package again, after a change of its lock and of its graph."""
+    package, storage = trained
+
+    def run(
+        change: Callable[[dict[str, Any]], object] = lambda _lock: None, *, graph: bytes | None = None
+    ) -> tuple[Replay, list[str]]:
+        lock = package.json(LOCK)
+        change(lock)
+        contents = {**package.contents, LOCK: json.dumps(lock).encode()}
+        contents |= {FP32_GRAPH: graph} if graph else {}
+        changed = write_package(str(tmp_path / "package"), model=package.model, job_key="job", contents=contents)
+        lines: list[str] = []
+        folder = tmp_path / "replay"
+        folder.mkdir()
+        return replay(changed, storage=storage, folder=folder, say=lines.append), lines
+
+    return run
+
+
+def test_the_same_bytes_come_out(again: Callable[..., tuple[Replay, list[str]]], trained: tuple[Package, Any]) -> None:
+    found, lines = again()
+    assert found.is_equal
+    assert found.found == trained[0].files[FP32_GRAPH]
+    assert found.differences == ()
+    assert any(line.startswith("epoch 2:") for line in lines)
+
+
+def spoil(lock: dict[str, Any]) -> None:
+    lock["packages"] |= {"torch": "1.0.0", "nowhere": "3.1"}
+    lock["machine"] |= {"processor": "Abacus", "num_threads": "8"}
+    lock["job"]["commit"] = "0123456-dirty-89ab"
+    lock["training"]["learning_rate"] = 5
+
+
+def test_what_differs_is_named_when_the_bytes_do(again: Callable[..., tuple[Replay, list[str]]]) -> None:
+    found, _ = again(spoil, graph=b"another graph")
+    assert found.found is not None
+    assert not found.is_equal
+    assert {str(difference) for difference in found.differences} == {
+        f"package torch: 1.0.0 then, {versions(['torch'])['torch']} now",
+        "package nowhere: 3.1 then, none now",
+        f"machine's processor: Abacus then, {processor()} now",
+        "machine's num_threads: 8 then, 1 now",
+        f"commit: 0123456-dirty-89ab then, {COMMIT} now",
+        "parameter learning_rate: 5 then, 0.01 now",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lock: lock["job"]["snapshot"].update(uri="/nowhere"), "snapshot: /nowhere then, gone now"),
+        (lambda lock: lock["job"]["snapshot"].update(sha256="0" * 64), f"snapshot's SHA-256: {'0' * 64} then, "),
+    ],
+)
+def test_a_snapshot_that_is_not_there_any_more_is_named(
+    again: Callable[..., tuple[Replay, list[str]]], change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    found, lines = again(change)
+    assert (found.found, found.is_equal, lines) == (None, False, [])
+    assert [str(difference)[: len(said)] for difference in found.differences] == [said]
+
+
+@pytest.mark.chaos
+def test_a_lock_of_an_older_release_finds_the_job_in_its_folder(
+    again: Callable[..., tuple[Replay, list[str]]], trained: tuple[Package, Storage]
+) -> None:
+    _, storage = trained
+
+    def change(lock: dict[str, Any]) -> None:
+        del lock["job"], lock["machine"]
+
+    assert again(change)[0].is_equal
+    shutil.rmtree(storage.root + "/jobs")
+    with pytest.raises(NotFoundError, match=r"job\.json' must exist"):
+        replay(_without_job(trained[0]), storage=storage, folder=Path(storage.root), say=print)
+
+
+def _without_job(package: Package) -> Package:
+    lock = package.json(LOCK)
+    del lock["job"]
+    folder = Path(package.uri).parent / "older"
+    contents = {**package.contents, LOCK: json.dumps(lock).encode()}
+    return write_package(str(folder), model=package.model, job_key="job", contents=contents)
+
+
+@pytest.mark.chaos
+def test_the_versions_own_code_comes_from_git(again: Callable[..., tuple[Replay, list[str]]]) -> None:
+    head = subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("needs a git checkout")
+
+    def change(lock: dict[str, Any]) -> None:
+        lock["job"]["commit"] = head.stdout.strip()
+
+    found, lines = again(change)
+    assert found.is_equal, os.linesep.join(lines)
+    assert not [difference for difference in found.differences if difference.name == "commit"]
+    listed = subprocess.run(["git", "-C", str(REPO), "worktree", "list"], capture_output=True, text=True, check=True)
+    assert "replay" not in listed.stdout
