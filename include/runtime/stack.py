@@ -138,6 +138,7 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
             stages, timeout_s=READY_TIMEOUT_S, known=known, models=models, expected=_expected_dags(models)
         )
         unpaused.write_text(json.dumps(known))
+        _require_supervisor(home)  # one that was about to die when this began seemed to run
     except BaseException:
         if not running.keys() - {processes.DATABASE}:  # a deployment that ran already runs on, and is tried for further
             _stop(home, say=say)
@@ -237,6 +238,11 @@ def _wait_until_ready(deployment: Deployment, *, say: Callable[[str], None]) -> 
         if time.monotonic() > deadline:
             raise _not_started(home, waiting[0], f"work within {READY_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
+
+
+def _require_supervisor(home: Home) -> None:
+    if SUPERVISOR not in processes.running(home.pids):
+        raise _not_started(home, SUPERVISOR, "keep running; it ended")
 
 
 def _not_started(home: Home, name: str, limit: str) -> SetupError:

@@ -70,7 +70,7 @@ class TaskKiller(threading.Thread):
 
     def run(self) -> None:
         while self._left and not self._ended.wait(_LOOK_EVERY_S / 2):
-            for task in _tasks(self._api, "running"):
+            for task in _tasks_if_any(self._api, "running"):
                 name = f"{task['dag_id'].split('_', 1)[0]}.{task['task_id']}"
                 target = next((pattern for pattern in self._left if re.fullmatch(pattern, name)), None)
                 if target and self._kill(task["pid"]):
@@ -172,13 +172,15 @@ class ServiceKiller(threading.Thread):
         process = processes.running(home.pids).get(victim)
         if process is None:
             return False
-        in_hand = _in_hand(self._api) if victim == "scheduler" else []
+        in_hand = _tasks_if_any(self._api, *_IN_HAND) if victim == "scheduler" else []
         if not process.is_running:
             return False
         os.kill(process.pid, signal.SIGKILL)
         kill = Kill(kind=victim, victim=victim, at_s=round(time.monotonic() - self._began_s, 1))
 
         def is_back() -> bool:
+            if process.is_running:
+                return False  # a signal takes a moment to be obeyed
             if victim == SUPERVISOR:
                 stack.up(self._deployment, say=lambda _: None, models=(MODEL,))
                 return True
@@ -218,9 +220,9 @@ def _tasks(api: AirflowApi, *states: str) -> list[dict[str, Any]]:
     return list(api.get("dags/~/dagRuns/~/taskInstances", state=list(states), limit=50)["task_instances"])
 
 
-def _in_hand(api: AirflowApi) -> list[dict[str, Any]]:
+def _tasks_if_any(api: AirflowApi, *states: str) -> list[dict[str, Any]]:
     try:
-        return _tasks(api, *_IN_HAND)
+        return _tasks(api, *states)
     except TradewindError:
         return []  # the API server is away as well
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,12 +21,14 @@ from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.loop import Loop
 from include.demo.state import table_digests
+from include.errors import SetupError
 from include.features.build import build_features
 from include.features.materialize import materialize
 from include.features.store import content_hash, open_store
 from include.lake.ingest import ingest_partition
-from include.runtime import stack
+from include.runtime import processes, stack
 from include.runtime.airflow_api import AirflowApi
+from include.runtime.state import SUPERVISOR
 from include.spec import load_spec
 from include.validation.partition import check_partition, publish_partition
 from tests.chaos import report
@@ -120,6 +123,22 @@ def test_two_kills_leave_the_same_tables_and_online_store(
     tables, online = undisturbed_tables(storage, months)
     assert table_digests(spec=spec, storage=killed) == tables
     assert content_hash(open_store(spec=spec, storage=killed), spec) == online
+    check_that_up_notices_a_dying_supervisor(deployment)
+
+
+def check_that_up_notices_a_dying_supervisor(deployment: Deployment) -> None:
+    """One that is killed while `up` waits leaves nobody who starts what ends: `up` must not say that all is well."""
+    pids = deployment.home.pids
+    dying = processes.running(pids)[SUPERVISOR]
+
+    def kill(said: str) -> None:
+        if said == "unpausing Dags":
+            os.kill(dying.pid, signal.SIGKILL)
+
+    with pytest.raises(SetupError, match="supervisor must keep running; it ended"):
+        stack.up(deployment, say=kill, models=(MODEL,))
+    stack.up(deployment, say=lambda _: None, models=(MODEL,))
+    assert processes.running(pids)[SUPERVISOR].pid != dying.pid
 
 
 @pytest.mark.chaos
@@ -195,4 +214,6 @@ def run_under_kills(deployment: Deployment, months: tuple[str, ...]) -> tuple[Lo
     finally:
         tasks.stop()
         services.stop()
-    return loop, sorted([*tasks.kills, *services.kills], key=lambda kill: kill.at_s)
+        kills = sorted([*tasks.kills, *services.kills], key=lambda kill: kill.at_s)
+        print(*kills, sep="\n")  # noqa: T201 - what a run that failed is understood by
+    return loop, kills
