@@ -27,6 +27,11 @@ OVERRIDABLE = (
     "input_dropout",
     "average_decay",
     "hidden",
+    "schedule",
+    "warmup_steps",
+    "precision",
+    "accumulation_steps",
+    "gradient_checkpointing",
 )
 """Fields of `training` that a run may set; the others decide which rows it sees or where it runs."""
 

@@ -213,7 +213,7 @@ def test_layers_that_are_computed_again_are_not_kept() -> None:
 
 def test_bf16_learns_about_what_fp32_learns(storage: Storage, undisturbed: Fitted) -> None:
     """Stated tolerance: 0.02 on losses of about 0.6; bf16 has 8 bits of a number, and fp32 weights learn from them."""
-    found = prepare(storage, precision="bf16").fit()
+    found = prepare(storage, params={"precision": "bf16"}).fit()
     assert losses(found) == pytest.approx(losses(undisturbed), abs=0.02)
     assert losses(found) != losses(undisturbed)
     assert all(value.dtype == torch.float32 for value in found.network.state_dict().values())
