@@ -74,6 +74,9 @@ def summary(endings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "user_retries_used_by_machines": sum(each["num_tries"] - 1 for each in curable),
         "useless_tries": sum(each["num_tries"] - 1 for each in hopeless),
         "gpu_s_over_work_s": _share(curable),
+        "num_lines": sum(each["num_lines"] for each in endings),
+        "num_lines_missing": sum(each["num_lines_missing"] for each in endings),
+        "num_lines_repeated": sum(each["num_lines_repeated"] for each in endings),
         "num_api_calls": sum(each["num_calls"] for each in endings),
     }
 
@@ -116,6 +119,8 @@ _UNITS = {
     "max_lost_s": "most seconds of work that a run did again; checkpoints are 60 s apart, and 2 s go into saving one",
     "user_retries_used_by_machines": "tries beyond the first where no person was at fault",
     "useless_tries": "tries beyond the first of trainings that no try can mend",
+    "num_lines_missing": "lines of trainers that the task's log has not; a pod that is gone takes its log with it",
+    "num_lines_repeated": "lines of trainers that the task's log has more than once",
     "gpu_s_over_work_s": "seconds that trainers ran over seconds that undisturbed trainings take, of successes",
 }
 

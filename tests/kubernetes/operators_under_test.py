@@ -56,6 +56,13 @@ def plain(job: Job) -> BaseOperator:
     )
 
 
+def forgetful(job: Job) -> BaseOperator:
+    """Return the same without its memory: each try starts a pod of its own, as `durable=False` promises."""
+    operator = plain(job)
+    operator.durable = operator.reattach_on_restart = False
+    return operator
+
+
 def tradewind(job: Job) -> BaseOperator:
     """Return Tradewind's operator as `dags/train.py` uses it."""
     return GpuTrainingPodOperator(

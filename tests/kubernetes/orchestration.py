@@ -46,6 +46,7 @@ class Fate:
     Attributes:
         stage: Which kind of process; the first one of it.
         at_boundary: At which of its contacts with the outside, from 1.
+        skip: Processes of that kind that are left alone first.
         with_warning: SIGTERM first, and SIGKILL five seconds later; else SIGKILL.
         cancelled: A person marks the task as failed: SIGTERM, SIGKILL, no retry; a trigger's `on_kill` runs.
         struck: Called when it comes to that.
@@ -54,10 +55,18 @@ class Fate:
 
     stage: Stage
     at_boundary: int
+    skip: int = 0
     with_warning: bool = False
     cancelled: bool = False
     struck: Callable[[], None] = lambda: None
     happened: bool = False
+
+    def is_for(self, stage: Stage) -> bool:
+        """Return whether it may strike a new process of a stage, and count the process."""
+        if self.stage != stage or self.happened:
+            return False
+        self.skip -= 1
+        return self.skip < 0
 
 
 @dataclass(kw_only=True)
@@ -194,7 +203,7 @@ class Airflow:
         process = Process(stage=stage)
         self.processes.append(process)
         process.calls = (len(self.simulation.cluster.calls),) * 2
-        fate = next((each for each in self.fates if each.stage == stage and not each.happened), None)
+        fate = next((each for each in self.fates if each.is_for(stage)), None)
 
         def boundary() -> None:
             process.boundaries += 1

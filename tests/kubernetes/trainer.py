@@ -69,6 +69,7 @@ class Trainer:
         began: Called with each new run.
         finished: Called when a result is written; the process still lives then.
         runs: All of them, in order.
+        lines: Each line that was printed; no two are equal.
     """
 
     storage: Storage
@@ -80,6 +81,7 @@ class Trainer:
     began: Callable[[Run], None] = lambda _run: None
     finished: Callable[[Run], None] = lambda _run: None
     runs: list[Run] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     @property
     def is_hopeless(self) -> bool:
@@ -169,7 +171,8 @@ class Trainer:
         file.write_text(str(run.reached_s))
 
     def _say(self, line: str) -> Steps:
-        yield line
+        self.lines.append(f"line {len(self.lines)}: {line}")
+        yield self.lines[-1]
         return 0
 
 

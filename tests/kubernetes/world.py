@@ -52,7 +52,7 @@ class World:
         make_operator: Makes the operator for a job.
         log: What the task and its trigger have logged.
         num_duplicates: How often a second live pod of the job came to be beside the first.
-        num_armed: Disruptions that wait for its runs.
+        num_armed: Kills and disruptions that wait for their moment.
     """
 
     folder: Path
