@@ -118,7 +118,8 @@ def _run(loop: Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool
         is_stopped, is_due = loop.ranks.any(should_stop(), is_first and is_late and not writer.is_busy)
         if is_stopped:
             state = loop.state()
-            saved = writer.save_now(loop.total_steps, state) if is_first else "the first process saves"
+            saved = writer.save_now(loop.total_steps, state) if is_first else "the first process saved"
+            loop.ranks.from_first(0)  # torchrun ends the others as soon as one has ended
             raise InterruptedTrainingError(f"stopped in epoch {loop.epoch}, step {loop.step}; {saved}")
         if is_due:
             state = loop.state()

@@ -3,12 +3,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from include.lake.storage import Storage
 from include.training.commit import VARIABLE
 from include.training.nvml import LIBRARY, Nvml
 from tests.snapshots import COMMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +32,31 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Nvml:
     loaded = Nvml.load(str(library))
     assert loaded is not None
     return loaded
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Storage]:
+    """Yield a storage in an object store of its own."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    storage = Storage(root="s3://lake/prod", options=options)
+    client = boto3.client(
+        "s3",
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        endpoint_url=options["AWS_ENDPOINT_URL"],
+    )
+    client.create_bucket(Bucket="lake")
+    yield storage
+    server.stop()

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from include.errors import BadInputError, CorruptArtifactError
 from include.lake.files import delete_file, list_files, write_bytes
@@ -23,33 +21,9 @@ from include.training.checkpoint_writer import CheckpointWriter
 from include.training.checkpoints import MANIFEST, Checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 PORT_OF_NOTHING = "http://127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    options = {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-    }
-    storage = Storage(root="s3://lake/prod", options=options)
-    client = boto3.client(
-        "s3",
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-        endpoint_url=options["AWS_ENDPOINT_URL"],
-    )
-    client.create_bucket(Bucket="lake")
-    yield storage
-    server.stop()
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -179,7 +179,7 @@ def test_a_batch_with_fewer_rows_than_processes_holds_nobody_up(together: list[d
 
 def test_all_stop_at_one_step_when_one_is_told_and_end_as_if_undisturbed(together: list[dict[str, Any]]) -> None:
     assert together[0]["stopped"]["stopped"] == "stopped in epoch 1, step 3; a checkpoint is saved"
-    assert together[1]["stopped"]["stopped"].startswith("stopped in epoch 1, step 3; ")
+    assert together[1]["stopped"]["stopped"] == "stopped in epoch 1, step 3; the first process saved"
     assert together[0]["resumed"] == together[0]["undisturbed"] == together[1]["resumed"]
 
 
