@@ -93,10 +93,9 @@ class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):
             )
         command = torchrun_command(work.training) if self.launcher == "torchrun" else None
         self.pod_template_dict = pod(work.training, command=command)
-        pushes: bool = self.do_xcom_push
         self.do_xcom_push = False  # KubernetesPodOperator would add a sidecar for it
         built = self.build_pod_request_obj(context)
-        self.do_xcom_push = pushes
+        self.do_xcom_push = True
         built.metadata.name = work.training.name
         manifest: dict[str, Any] = ApiClient().sanitize_for_serialization(built)
         return [manifest]

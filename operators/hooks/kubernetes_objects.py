@@ -11,7 +11,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from include.errors import ServiceError
+from include.errors import ServiceError, SetupError
 from operators.hooks.kubernetes_calls import (
     CONFLICT,
     REQUEST_TIMEOUT_S,
@@ -45,8 +45,23 @@ class KubernetesObjects:
     @cached_property
     def _client(self) -> Any:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+        from kubernetes.config import ConfigException
 
-        return KubernetesHook(conn_id=self.conn_id).get_conn()
+        try:
+            return KubernetesHook(conn_id=self.conn_id).get_conn()
+        except ConfigException as error:
+            raise SetupError(
+                f"connection {self.conn_id!r} must open a cluster; got {error}. It isn't defined, or names no "
+                "kubeconfig. Nothing was asked of a cluster. Define it, as docs/pages/to-a-cluster.md shows."
+            ) from error
+
+    def connect(self) -> None:
+        """Make sure that the connection leads to a cluster, whether that answers or not.
+
+        Raises:
+            SetupError: It does not.
+        """
+        self._client  # noqa: B018 - made once
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
         """Return an object, or a list of them; None if there is none."""

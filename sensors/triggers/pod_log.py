@@ -34,6 +34,8 @@ class PodLog:
         self._container = container
         self._after, self._same = "", 0
         self._began = False
+        self.is_behind = False
+        """Whether the last reading failed."""
 
     async def new_lines(self, pod: Mapping[str, Any]) -> list[str]:
         """Return the lines that nobody has read; none if the log cannot be read now."""
@@ -42,11 +44,13 @@ class PodLog:
         query = {"container": self._container, "timestamps": "true"}
         if self._after:
             query["sinceTime"] = self._after
+        self.is_behind = True
         try:
             async with asyncio.timeout(_READ_S):
                 text = await self._api.log(self._path, **query)
         except (TradewindError, TimeoutError):
             return []
+        self.is_behind = text is None
         return self._unread(text or "")
 
     async def remember(self) -> None:

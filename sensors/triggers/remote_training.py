@@ -16,6 +16,8 @@ from sensors.triggers.pod_log import PodLog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+_LAST_READS = 3
+
 
 class RemoteTrainingTrigger(BaseTrigger):
     """Fires when a training on Kubernetes is over, cannot start, or is seen no more; until then it passes on its log.
@@ -49,6 +51,8 @@ class RemoteTrainingTrigger(BaseTrigger):
                 sight = await self._look()
                 await self._pass_on_logs(sight)
                 end = watcher.decide(sight, now_s=loop.time())
+                if end is not None:
+                    await self._catch_up(sight)
             except RefusedError as error:
                 end = End(reason="refused", failure=Failure(kind=FailureKind.USER_ERROR, evidence=(str(error),)))
             except ServiceError as error:
@@ -99,6 +103,14 @@ class RemoteTrainingTrigger(BaseTrigger):
             prefix = f"[{_name(pod)}] " if len(sight.pods) > 1 else ""
             for line in lines:
                 self.log.info("%s%s", prefix, line)
+
+    async def _catch_up(self, sight: Sight) -> None:
+        """Read what is left of the logs, if the last reading failed."""
+        for _ in range(_LAST_READS):
+            if not any(log.is_behind for log in self._logs.values()):
+                return
+            await asyncio.sleep(1)
+            await self._pass_on_logs(sight)
 
     def _path(self, plural: str, name: str = "") -> str:
         return object_path(api_version="v1", plural=plural, namespace=self._watch.namespace, name=name)

@@ -113,7 +113,7 @@ class JobController:
         if kind == "Complete":
             job["status"]["completionTime"] = at
         for each in self.cluster.store.owned(job["metadata"]["uid"]):
-            if self.cluster.store.objects[each].get("status", {}).get("phase") not in ENDED:
+            if each.kind == PODS and self.cluster.store.objects[each]["status"]["phase"] not in ENDED:
                 self.cluster.kubelets.delete(each)
         self.cluster.store.changed(key)
         ttl_s = job["spec"].get("ttlSecondsAfterFinished")

@@ -1,0 +1,148 @@
+"""Training in several pods on a scripted cluster: by an indexed Job, and by a TrainJob."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import DAG
+
+from include.training.commit import VARIABLE
+from include.training.result import write_result
+from operators.distributed_training import DistributedTrainingOperator
+from tests.kubernetes.orchestration import Fate
+from tests.kubernetes.trainer import _result
+from tests.kubernetes.world import COMMIT, MODEL, World, snapshot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+    from tests.kubernetes.store import Object
+
+
+def operator(snapshot: dict[str, object], **others: Any) -> DistributedTrainingOperator:
+    dag = DAG("train_flight_delays", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC))
+    settings: dict[str, Any] = {"profile": "gpu_2x4", "poll_interval": 10, "retries": 2}
+    return DistributedTrainingOperator(
+        task_id="train",
+        dag=dag,
+        model=MODEL,
+        snapshot=snapshot,
+        retry_delay=timedelta(seconds=30),
+        **{**settings, **others},
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv(VARIABLE, COMMIT)
+    with World(folder=tmp_path, make_operator=lambda job: operator(snapshot_of(job))) as found:
+        yield found
+
+
+def objects(world: World, kind: str) -> list[Object]:
+    return [found for key, found in world.cluster.store.objects.items() if key.kind == kind]
+
+
+def log(world: World) -> str:
+    return "\n".join(world.events)
+
+
+def test_two_pods_train_one_job_and_find_each_other(world: World) -> None:
+    assert world.run() == "success"
+    assert world.airflow.num_tries == 1
+    (job,), (service,) = objects(world, "jobs"), objects(world, "services")
+    assert len(world.trainer.runs) == 2
+    assert service["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    pods = world.cluster.pods
+    assert {pod["spec"]["subdomain"] for pod in pods} == {service["metadata"]["name"]}
+    for pod in pods:
+        said = [event for event in world.events if event.startswith(f"info: [{pod['metadata']['name']}] ")]
+        assert said[-1].endswith(" done")
+
+
+def test_one_pod_that_is_lost_ends_all_and_all_start_again(world: World) -> None:
+    first = world.trainer.began
+
+    def began(run: Any) -> None:
+        first(run)
+        if len(world.trainer.runs) == 1:
+            world.cluster.store.agenda.after(150, lambda: world.cluster.press(run.pod))
+
+    world.trainer.began = began
+    assert world.run() == "success"
+    assert world.airflow.num_tries == 1
+    assert "got preempted: the cluster took its node away" in log(world)
+    assert "uses up no retry (1 of 5 interruptions)" in log(world)
+    assert len(objects(world, "jobs")) == 1
+    assert [run.from_s >= 150 - world.trainer.checkpoint_s for run in world.trainer.runs] == [False, False, True, True]
+
+
+def test_bad_data_is_not_tried_again(world: World) -> None:
+    world.trainer.flaw = "bad_data"
+    assert world.run() == "failed"
+    assert world.airflow.num_tries == 1
+    assert "got bad_data: its data cannot be used" in world.airflow.errors[0]
+    assert world.cluster.live_pods == []
+
+
+def test_pods_that_no_nodes_take_say_why(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), poll_interval=60)
+    world.cluster.nodes.remove("gpu-0")
+    world.cluster.nodes.remove("gpu-1")
+    assert world.run() == "failed"
+    assert "it waits to run: Unschedulable" in log(world)
+    assert "got unschedulable: no node takes it" in world.airflow.errors[0]
+    assert objects(world, "jobs") == []
+    assert world.cluster.live_pods == []
+
+
+def test_a_person_who_fails_the_task_ends_all_pods(world: World) -> None:
+    world.airflow.fates.append(Fate(stage="watch", at_boundary=60, cancelled=True))
+    assert world.run() == "failed"
+    assert (world.cluster.live_pods, objects(world, "jobs"), objects(world, "services")) == ([], [], [])
+
+
+def test_a_dead_worker_leaves_the_job_to_the_next_try(world: World) -> None:
+    world.airflow.fates.append(Fate(stage="first", at_boundary=28))
+    assert world.run() == "success"
+    assert world.airflow.fates[0].happened
+    assert len(objects(world, "jobs")) == 1
+
+
+def settle_train_job(world: World, *, result: bool, condition: str, reason: str = "Told") -> None:
+    """Let Kubeflow Trainer's controller end each TrainJob after a minute."""
+
+    def controller(_found: Object) -> Generator[float | Object, None, None]:
+        yield {"status": {"conditions": [{"type": "Suspended", "status": "False", "reason": "Resumed"}]}}
+        yield 60.0
+        if result:
+            write_result(world.job, _result(world.job), contents={}, storage=world.storage)
+        told = {"type": condition, "status": "True", "reason": reason, "message": "jobs are done"}
+        yield {"status": {"conditions": [told]}}
+
+    world.cluster.controllers["trainjobs"] = controller
+
+
+@pytest.mark.parametrize(
+    ("result", "condition", "reason", "error"),
+    [
+        (True, "Complete", "JobsCompleted", ""),
+        (True, "Failed", "JobsFailed", ""),
+        (False, "Complete", "JobsCompleted", "got unknown: it ended without a whole result"),
+        (False, "Failed", "DeadlineExceeded", "got deadline: it took longer than its deadline"),
+        (False, "Failed", "TrainingRuntimeNotSupported", "(TrainingRuntimeNotSupported: jobs are done)"),
+    ],
+)
+def test_a_train_job_is_decided_by_its_result_too(
+    world: World, result: bool, condition: str, reason: str, error: str
+) -> None:
+    settle_train_job(world, result=result, condition=condition, reason=reason)
+    world.make_operator = lambda job: operator(snapshot_of(job), kind="trainjob", retries=0)
+    assert world.run() == ("failed" if error else "success")
+    if error:
+        assert error in world.airflow.errors[0]
+    (found,) = objects(world, "trainjobs")
+    assert found["spec"]["trainer"]["numNodes"] == 2
