@@ -106,6 +106,7 @@ def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[
     return table_digests(spec=spec, storage=storage), content_hash(open_store(spec=spec, storage=storage), spec)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_kills_leave_the_same_tables_and_online_store(
     deploy: Callable[[str], Deployment], storage: Storage

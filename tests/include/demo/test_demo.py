@@ -9,6 +9,7 @@ from include.demo.__main__ import main
 from include.runtime import processes
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_the_demo_trains_deploys_retrains_and_stops_what_it_started(
     short_tmp_path: Path, capsys: pytest.CaptureFixture[str]
