@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from include.training.local import TrainerProcess
 
+_STATE_KEY = "tradewind_interruptions"
+
 
 class TrainModelOperator(BaseOperator):
     """Trains on this machine: runs `python -m include.training` as a child process and logs what it prints.
@@ -36,7 +38,8 @@ class TrainModelOperator(BaseOperator):
     Raises:
         BadInputError: The job, its data or the model's code cannot be used; no retry follows.
         SetupError: It needs more memory than there is; no retry follows.
-        TrainingError: It was interrupted, or this machine cannot train; a retry continues at the newest checkpoint.
+        TrainingError: It was stopped, took too long, or the machine failed more than five times in a row, which uses up
+            no retry; a retry continues at the newest checkpoint.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("model", "snapshot", "overrides", "lake_conn_id")
@@ -57,8 +60,9 @@ class TrainModelOperator(BaseOperator):
         self.lake_conn_id = lake_conn_id
         self._trainer: TrainerProcess | None = None
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it by name
+    def execute(self, context: Context) -> dict[str, Any]:
         """Train; what comes back is small and JSON."""
+        from include.training.interruptions import Interruptions
         from include.training.local import TrainerProcess
         from include.training.result import read_result
         from include.training.submit import finished_job, submit_job
@@ -67,10 +71,16 @@ class TrainModelOperator(BaseOperator):
         storage = LakeHook(self.lake_conn_id).get_conn()
         job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
         if read_result(job, storage=storage) is None:
+            interruptions = Interruptions.of(job.key, context.get("task_state_store"), _STATE_KEY)
             self._trainer = TrainerProcess(
-                job=job, storage=storage, timeout_s=spec.training.timeout_s, say=self.log.info
+                job=job,
+                storage=storage,
+                timeout_s=spec.training.timeout_s,
+                say=self.log.info,
+                interruptions=interruptions,
             )
             self._trainer.run()
+            interruptions.reset()
         return finished_job(job, storage=storage)
 
     def on_kill(self) -> None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from include.errors import TrainingError
 from include.runtime import processes
 from include.training.failure_kinds import Failure, FailureKind
-from include.training.failures import Evidence, classify, decide_outcome
+from include.training.failures import Evidence, decide_outcome
 from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
 from include.training.result import Result, read_result
@@ -42,10 +42,13 @@ if TYPE_CHECKING:
 
     from include.lake.storage import Storage
     from include.runtime.processes import ManagedProcess
+    from include.training.interruptions import Interruptions
     from include.training.job import Job
     from include.training.local_run import Follower
 
 REPO = Path(__file__).parents[2]
+MAX_INTERRUPTIONS = 5
+"""Failures of machines in a row after which a try ends, and Airflow's retries count."""
 _NUM_LINES_KEPT = 5
 _POLL_S = 0.05
 _ENTER_S = 30.0
@@ -65,6 +68,7 @@ class TrainerProcess:
         timeout_s: Seconds after the trainer's start at which it is stopped.
         say: Gets each line that the trainer prints, soon after.
         lease_s: Seconds that the trainer goes on when no task follows it.
+        interruptions: Counts failures of machines, which are tried again here; None: each one ends this try.
     """
 
     job: Job
@@ -72,6 +76,7 @@ class TrainerProcess:
     timeout_s: float
     say: Callable[[str], None]
     lease_s: float = LEASE_S
+    interruptions: Interruptions | None = None
     _process: ManagedProcess | None = None
     _child: subprocess.Popen[bytes] | None = None
     _follower: Follower | None = None
@@ -87,17 +92,18 @@ class TrainerProcess:
         """
         run = LocalRun.of(self.job.uri)
         with run.followed() as self._follower:
-            is_survivor, evidence = self._attend(run)
-            if is_survivor and _may_start_anew(evidence):
-                self.say("the trainer of an earlier try has ended with a checkpoint; another one continues there")
-                _, evidence = self._attend(run)
-        result = read_result(self.job, storage=self.storage)
-        if result is not None:
-            return result
-        outcome = decide_outcome(result, evidence)
-        failure = (outcome.failure if outcome else None) or Failure(kind=FailureKind.UNKNOWN)
-        checkpoint = newest_checkpoint(self.job, storage=self.storage)
-        raise failure.error(f"training job {self.job.uri}", checkpoint=checkpoint)
+            while True:
+                is_survivor, evidence = self._attend(run)
+                result = read_result(self.job, storage=self.storage)
+                if result is not None:
+                    return result
+                outcome = decide_outcome(result, evidence)
+                failure = (outcome.failure if outcome else None) or Failure(kind=FailureKind.UNKNOWN)
+                if is_survivor and failure.is_infrastructure and not self._stopped:
+                    self.say("the trainer of an earlier try has ended; another one goes on")
+                elif not self._goes_on_after(failure):
+                    checkpoint = newest_checkpoint(self.job, storage=self.storage)
+                    raise failure.error(self._subject, checkpoint=checkpoint)
 
     def terminate(self) -> None:
         """Ask the trainer to save a checkpoint and end, unless another task follows it too.
@@ -105,6 +111,26 @@ class TrainerProcess:
         It does not wait for that, so that a signal handler may call it.
         """
         self._stop(Failure(kind=FailureKind.INTERRUPTED, evidence=("the task was asked to stop",)))
+
+    @property
+    def _subject(self) -> str:
+        return f"training job {self.job.uri}"
+
+    def _goes_on_after(self, failure: Failure) -> bool:
+        """Return whether to start another trainer in this very try, after a pause: machines failed, not the user."""
+        if self.interruptions is None or self._stopped or not failure.is_infrastructure:
+            return False
+        number = self.interruptions.count()
+        if number > MAX_INTERRUPTIONS:
+            return False
+        pause_s = self.interruptions.back_off_s
+        checkpoint = newest_checkpoint(self.job, storage=self.storage)
+        then = f"It starts again in {pause_s:g} s, interruption {number} of {MAX_INTERRUPTIONS}; no retry is used up."
+        self.say(failure.message(self._subject, checkpoint=checkpoint, next_try=then))
+        until_s = time.monotonic() + pause_s
+        while time.monotonic() < until_s and not self._stopped:
+            time.sleep(_POLL_S)
+        return not self._stopped
 
     def _attend(self, run: LocalRun) -> tuple[bool, Evidence]:
         """Start a trainer, or find the one that lives, and follow it to its end; return whether it was found."""
@@ -208,12 +234,6 @@ def _kill(process: ManagedProcess) -> None:
         for found in (*leader.children(recursive=True), leader):
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.kill()
-
-
-def _may_start_anew(evidence: Evidence) -> bool:
-    """Return whether a trainer of an earlier try ended by what befell that try, not by what it was given."""
-    failure = classify(evidence)
-    return evidence.stopped is None and failure is not None and failure.is_infrastructure
 
 
 def trainer_environment(secrets: Mapping[str, str]) -> dict[str, str]:

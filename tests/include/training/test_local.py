@@ -19,9 +19,11 @@ from include.lake.storage import Storage
 from include.training import command
 from include.training.commit import VARIABLE
 from include.training.exit_codes import ExitCode
+from include.training.interruptions import Interruptions
 from include.training.local import TrainerProcess, trainer_environment
 from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
+from include.training.preflight import GPUS_VARIABLE
 from include.training.result import Result, read_result
 from include.training.submit import newest_checkpoint
 from tests.snapshots import small_job, small_table
@@ -44,7 +46,7 @@ from include.training.local import TrainerProcess
 uri, root, lease_s = sys.argv[1:]
 storage = Storage(root=root)
 trainer = TrainerProcess(
-    job=load_job(uri, storage=storage), storage=storage, timeout_s=60, say=lambda line: print(line, flush=True),
+    job=load_job(uri, storage=storage), storage=storage, timeout_s=120, say=lambda line: print(line, flush=True),
     lease_s=float(lease_s),
 )
 trainer.run()
@@ -57,7 +59,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def trainer(job: Job, storage: Storage, say: Callable[[str], None] = print, timeout_s: float = 60) -> TrainerProcess:
+def trainer(job: Job, storage: Storage, say: Callable[[str], None] = print, timeout_s: float = 120) -> TrainerProcess:
     return TrainerProcess(job=job, storage=storage, timeout_s=timeout_s, say=say)
 
 
@@ -91,7 +93,7 @@ def read_to(process: subprocess.Popen[str], start: str) -> list[str]:
     pytest.fail(f"no line starts with {start!r}: {lines}")
 
 
-def wait_for_end(pid: int, timeout_s: float = 20) -> None:
+def wait_for_end(pid: int, timeout_s: float = 60) -> None:
     deadline_s = time.monotonic() + timeout_s
     while is_running(pid) and time.monotonic() < deadline_s:
         time.sleep(0.02)
@@ -178,6 +180,43 @@ def test_a_killed_trainer_is_tried_again(storage: Storage) -> None:
 
     with pytest.raises(TrainingError, match=r"interrupted from outside \(exit code -9"):
         trainer(job, storage, say).run()
+
+
+class Kept(dict[str, Any]):
+    """A task's state store, in memory."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_a_failure_of_the_machine_uses_up_no_retry(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.training.interruptions._FIRST_S", 0.1)
+    job = small_job(storage, table=small_table(600), **LONG)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("epoch 3:") and sum(found.startswith("epoch 3:") for found in lines) == 1:
+            os.kill(trainer_pid(job), signal.SIGKILL)
+
+    store = Kept()
+    child = trainer(job, storage, say)
+    child.interruptions = Interruptions.of(job.key, store, "interruptions")
+    child.run()
+    assert any("It starts again in 0.1 s, interruption 1 of 5; no retry is used up." in line for line in lines)
+    assert store["interruptions"] == {"job": job.key, "num": 1, "waited_s": 0.0}
+
+
+def test_a_machine_that_fails_again_and_again_ends_the_try(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.training.interruptions._FIRST_S", 0.0)
+    monkeypatch.setenv(GPUS_VARIABLE, "64")
+    job = small_job(storage)
+    lines: list[str] = []
+    child = trainer(job, storage, lines.append)
+    child.interruptions = Interruptions.of(job.key, Kept(), "interruptions")
+    with pytest.raises(TrainingError, match="preflight: the node is not fit to train"):
+        child.run()
+    assert sum("no retry is used up" in line for line in lines) == 5
 
 
 def test_an_error_in_the_task_leaves_no_trainer_behind(storage: Storage) -> None:
@@ -293,7 +332,7 @@ def test_a_trainer_that_a_clear_has_stopped_is_followed_by_another(
             os.kill(trainer_pid(job), signal.SIGTERM)
 
     trainer(job, storage, say).run()
-    assert any("another one continues there" in line for line in lines)
+    assert any("another one goes on" in line for line in lines)
     assert any(line.startswith("continuing after epoch") for line in lines)
 
 
