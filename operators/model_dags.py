@@ -85,9 +85,15 @@ def _wanted(stage: str, names: list[str]) -> list[str]:
 
 
 def _limited(dag: DAG, spec: ModelSpec) -> DAG:
-    """Return the Dag with its model's limits."""
+    """Return the Dag with its model's limits.
+
+    Airflow 3.3.2 counts the active tasks of each run by itself, so where there are several runs at once a task is
+    limited over all of them; otherwise a model with many partitions to ingest would take every worker.
+    """
     dag.max_active_tasks = spec.limits.max_active_tasks
     for task in dag.tasks:
+        if dag.max_active_runs > 1:
+            task.max_active_tis_per_dag = task.max_active_tis_per_dag or spec.limits.max_active_tasks
         task.priority_weight = spec.limits.priority
         if task.pool == DEFAULT_POOL:
             task.pool = spec.limits.pool

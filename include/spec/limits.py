@@ -23,10 +23,10 @@ class LimitsSpec(Frozen):
     """How much one model may have at once; Airflow holds it."""
 
     max_active_tasks: int = Field(
-        default=4,
+        default=2,
         ge=1,
-        description="Tasks of one stage of this model that run at once, over all its partitions. Waiting for a "
-        "partition to land is none.",
+        description="Tasks of one run that run at once, and of the same task over all partitions that are ingested. "
+        "Waiting for a partition to land is none.",
     )
     max_active_partitions: int = Field(
         default=16,
