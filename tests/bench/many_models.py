@@ -57,6 +57,7 @@ class ParsedModels:
     database: Any
     database_folder: Path
     process: subprocess.Popen[bytes]
+    log: Path
     started_s: float
 
     def count(self) -> int:
@@ -81,7 +82,9 @@ class ParsedModels:
         began_s = time.monotonic()
         while not is_so():
             if self.process.poll() is not None or time.monotonic() - began_s > timeout_s:
-                raise TimeoutError(f"not so after {time.monotonic() - began_s:.0f} s; errors: {self.errors()}")
+                waited = f"not so after {time.monotonic() - began_s:.0f} s; exit code: {self.process.poll()}"
+                said = "".join(self.log.read_text().splitlines(keepends=True)[-40:])
+                raise TimeoutError(f"{waited}; errors: {self.errors()}; it said:\n{said}")
             time.sleep(0.25)
         return time.monotonic() - began_s
 
@@ -124,6 +127,7 @@ def parsing(num_models: int) -> Iterator[ParsedModels]:
                     database=database,
                     database_folder=deployment.home.postgres / "data",
                     process=process,
+                    log=root / "log",
                     started_s=time.monotonic(),
                 )
             finally:
