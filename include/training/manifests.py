@@ -24,7 +24,7 @@ TRAINJOB_RUNTIME = "torch-distributed"
 TRAINER = ("python", "-m", "include.training")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PORT = 29500
-_SHARED_MEMORY = "dshm"
+_MOUNTS = {"dshm": "/dev/shm", "tmp": "/tmp"}  # noqa: S108 - in the pod
 _NUM_POD_FAILURES = 0
 """Kubernetes starts nothing again by itself: what comes next is decided with the result at hand."""
 
@@ -198,9 +198,7 @@ def pod_spec(training: RemoteTraining, *, command: list[str], container: str = C
         "automountServiceAccountToken": profile.service_account is not None,
         "securityContext": _pod_security(profile),
         "containers": [_container(profile, command=command, name=container)],
-        "volumes": [
-            {"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}},
-        ],
+        "volumes": _volumes(profile),
         "affinity": {"nodeAffinity": node_affinity(profile)},
     }
     optional = {
@@ -241,7 +239,7 @@ def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, 
         "image": profile.image,
         "args": command,  # not `command`: the image's own entrypoint hands signals on to it
         "resources": {"requests": amounts, "limits": amounts},
-        "volumeMounts": [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}],  # noqa: S108 - in the pod
+        "volumeMounts": [{"name": one["name"], "mountPath": _MOUNTS[one["name"]]} for one in _volumes(profile)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -252,6 +250,12 @@ def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, 
     if profile.env_secret:
         found["envFrom"] = [{"secretRef": {"name": profile.env_secret}}]
     return found
+
+
+def _volumes(profile: Profile) -> list[dict[str, Any]]:
+    """Return shared memory, and a place for temporary files where the container's own cannot be written."""
+    shared = {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
+    return [shared, {"name": "tmp", "emptyDir": {}}] if profile.security.read_only_root else [shared]
 
 
 def _pod_security(profile: Profile) -> dict[str, Any]:

@@ -100,8 +100,13 @@ def test_a_pod_has_what_its_profile_says() -> None:
     assert "env" not in container
     assert "command" not in container
     assert container["args"] == ["python", "-m", "include.training", "--job", training(FULL).job_uri]
-    assert spec["volumes"] == [{"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}]
-    assert container["volumeMounts"] == [{"name": "dshm", "mountPath": "/dev/shm"}]
+    shared = {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}
+    assert spec["volumes"] == [shared, {"name": "tmp", "emptyDir": {}}]  # the trainer asks for a place to write
+    assert container["volumeMounts"] == [
+        {"name": "dshm", "mountPath": "/dev/shm"},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    assert [found["name"] for found in pod(training(PROFILES["gpu"]))["spec"]["volumes"]] == ["dshm"]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("trainer", True)
