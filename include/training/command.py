@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from include.errors import BadInputError, TradewindError
 from include.lake.storage import Storage
+from include.training.claim import Claim
 from include.training.commit import current_commit
 from include.training.endings import StoppedError, exit_code_of, tell_kubernetes
 from include.training.exit_codes import ExitCode
@@ -87,6 +88,8 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
         job.training  # noqa: B018 - refuses parameters before any row is read
         if _is_done(job, storage=storage):
             return ExitCode.DONE, ""
+        if stop.run:
+            stop.claim = Claim.take(job, storage=storage)
         watch = _Watch()
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))

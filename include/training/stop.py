@@ -15,6 +15,7 @@ from include.training.exit_codes import ExitCode
 if TYPE_CHECKING:
     from types import FrameType
 
+    from include.training.claim import Claim
     from include.training.local_run import LocalRun
 
 GRACE_S = 20.0
@@ -35,10 +36,12 @@ class Stop:
     Args:
         run: Where the tasks that follow it are seen; None in a pod, which ends by its cluster's signal alone.
         lease_s: Seconds that it goes on when nobody follows it.
+        claim: Its word that it trains the job, as soon as it has given it.
     """
 
     run: LocalRun | None = None
     lease_s: float = LEASE_S
+    claim: Claim | None = None
     why: str = ""
     _asked: threading.Event = field(default_factory=threading.Event)
 
@@ -77,6 +80,8 @@ class Stop:
                 seen_s = time.monotonic()
             elif time.monotonic() - seen_s > self.lease_s:
                 self.ask(f"no task has followed it for {self.lease_s:g} s")
+            elif self.claim and self.claim.is_lost():
+                self.ask("no task follows it, and a trainer on another machine has taken over")
 
 
 def _end_after_grace(run: LocalRun) -> None:

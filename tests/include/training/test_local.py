@@ -267,6 +267,23 @@ def test_a_trainer_that_nobody_follows_any_more_saves_a_checkpoint_and_ends(
     assert "interrupted by no task has followed it for 1 s" in LocalRun.of(job.uri).log.read_text()
 
 
+def test_a_trainer_that_a_retry_on_another_machine_has_replaced_ends(
+    storage: Storage, task: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small_job(storage, **ENDLESS)
+    first = task(job)
+    read_to(first, "epoch 2:")
+    pid, log = trainer_pid(job), LocalRun.of(job.uri).log
+    first.kill()
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "other"))  # whose locks the first machine does not see
+    second = task(job)
+    read_to(second, "epoch ")
+    wait_for_end(pid)
+    assert "interrupted by no task follows it, and a trainer on another machine has taken over" in log.read_text()
+    os.killpg(second.pid, signal.SIGTERM)
+
+
 def test_a_trainer_leaves_its_group_to_save_a_checkpoint_after_the_group_was_killed(
     storage: Storage, task: Callable[..., subprocess.Popen[str]]
 ) -> None:
