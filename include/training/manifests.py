@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.training.command import STORAGE_VARIABLES
+from include.training.preflight import GPUS_VARIABLE
 from include.training.profiles import GPU_PRESENT, GPU_PRODUCT
+from include.training.resources import PRICE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,7 +149,7 @@ def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> d
                 "numNodes": profile.num_pods,
                 "numProcPerNode": max(1, profile.num_gpus),
                 "resourcesPerNode": container["resources"],
-                "env": _storage_environment(profile),
+                "env": [*_environment(profile), *_storage_environment(profile)],
             },
             "runtimePatches": [
                 {
@@ -171,6 +173,17 @@ _PATCHABLE = (
     "volumes",
 )
 """What a TrainJob may say about the pods of its runtime."""
+
+
+def _environment(profile: Profile) -> list[dict[str, Any]]:
+    """Return what the trainer cannot see for itself: its GPUs, which it checks first, and what an hour costs.
+
+    A MIG slice is not checked: the driver tells it nothing about the GPU that it is a part of.
+    """
+    num_gpus = 0 if profile.gpu_share.startswith("mig-") else profile.num_gpus
+    price = profile.price_per_hour * profile.num_pods
+    found = {GPUS_VARIABLE: f"{num_gpus}" if num_gpus else "", PRICE_VARIABLE: f"{price:g}" if price else ""}
+    return [{"name": name, "value": value} for name, value in found.items() if value]
 
 
 def _storage_environment(profile: Profile) -> list[dict[str, Any]]:
@@ -237,6 +250,7 @@ def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, 
     found: dict[str, Any] = {
         "name": name,
         "image": profile.image,
+        "env": _environment(profile),
         "args": command,  # not `command`: the image's own entrypoint hands signals on to it
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": [{"name": one["name"], "mountPath": _MOUNTS[one["name"]]} for one in _volumes(profile)],

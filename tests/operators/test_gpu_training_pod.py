@@ -104,7 +104,7 @@ def test_the_pod_is_what_its_profile_says_and_valid_kubernetes(world: World) -> 
     assert container["name"] == "base"
     assert container["args"] == ["python", "-m", "include.training", "--job", world.job.uri]
     assert container["envFrom"] == [{"secretRef": {"name": SECRET}}]
-    assert not container.get("env")
+    assert {entry["name"] for entry in container["env"]} == {"TRADEWIND_GPUS", "TRADEWIND_PRICE_PER_HOUR"}
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
     assert spec["restartPolicy"] == "Never"

@@ -45,6 +45,8 @@ FULL = Profile.model_validate(
     }
 )
 ALL = PROFILES | {"full": FULL}
+TOLD = [{"name": "TRADEWIND_GPUS", "value": "4"}, {"name": "TRADEWIND_PRICE_PER_HOUR", "value": "20"}]
+"""What a pod of FULL says about itself to the trainer: GPUs of one pod, price of both."""
 
 
 def training(profile: Profile) -> RemoteTraining:
@@ -97,7 +99,7 @@ def test_a_pod_has_what_its_profile_says() -> None:
     amounts = {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": "4"}
     assert container["resources"] == {"requests": amounts, "limits": amounts}
     assert container["envFrom"] == [{"secretRef": {"name": "tradewind-lake"}}]
-    assert "env" not in container
+    assert container["env"] == TOLD
     assert "command" not in container
     assert container["args"] == ["python", "-m", "include.training", "--job", training(FULL).job_uri]
     shared = {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}}
@@ -150,5 +152,5 @@ def test_the_pods_of_a_job_find_each_other_and_end_together() -> None:
 
 def test_secrets_are_named_and_never_held() -> None:
     env: list[dict[str, Any]] = train_job(training(FULL))["spec"]["trainer"]["env"]
-    assert {entry["valueFrom"]["secretKeyRef"]["name"] for entry in env} == {"tradewind-lake"}
-    assert train_job(training(PROFILES["gpu"]))["spec"]["trainer"]["env"] == []
+    assert {entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if entry not in TOLD} == {"tradewind-lake"}
+    assert train_job(training(PROFILES["gpu_mig"]))["spec"]["trainer"]["env"] == [TOLD[1] | {"value": "0.4"}]
