@@ -19,9 +19,9 @@ from include.spec import load_spec
 from include.training.failures import Evidence, Failure, FailureKind, decide_outcome
 from include.training.interruptions import Interruptions
 from include.training.manifests import RemoteTraining
-from include.training.pod_status import condition, phase
 from include.training.profiles import resolve_profile
-from include.training.remote_names import TaskKey, label_value, remote_labels, remote_name
+from include.training.remote_names import TaskKey, label_value, remote_annotations, remote_labels, remote_name
+from include.training.sweep import has_ended
 from include.training.watch import End, Watch
 from operators.hooks.kubernetes_calls import RefusedError, object_path
 from operators.hooks.kubernetes_objects import KubernetesObjects
@@ -144,10 +144,11 @@ class RemoteTrainingMixin:
         self._grace_s = profile.grace_s
         training = RemoteTraining(
             name=remote_name(self.model, key),
-            labels=remote_labels(self.model, key, job_key=job.key),
+            labels=remote_labels(self.model, key, job_key=job.key, lake=storage.root),
             profile=profile,
             job_uri=job.uri,
             deadline_s=profile.deadline_s or spec.training.timeout_s,
+            annotations=remote_annotations(key),
         )
         return Work(job=job, storage=storage, training=training)
 
@@ -202,7 +203,7 @@ class RemoteTrainingMixin:
         try:
             path = self.watch(work).owner
             found = self.api.get(path)
-            if found is not None and not _has_ended(found):
+            if found is not None and not has_ended(found):
                 self.api.delete(path, grace_s=self._grace_s)
         except (TradewindError, AirflowException) as error:
             self.log.warning("%s The janitor deletes what is left.", error)
@@ -280,12 +281,6 @@ def _is_own(found: Mapping[str, Any], work: Work) -> bool:
     if metadata.get("deletionTimestamp") or SETTLED in (metadata.get("annotations") or {}):
         return False
     return (metadata.get("labels") or {}).get(_JOB_LABEL) == label_value(work.job.key)
-
-
-def _has_ended(found: Mapping[str, Any]) -> bool:
-    """Return whether a pod, a Job or a TrainJob has come to its end."""
-    ended = [condition(found, kind) for kind in ("Complete", "Failed")]
-    return phase(found) in ("Succeeded", "Failed") or any(each and each.get("status") == "True" for each in ended)
 
 
 def _folder(path: str) -> str:

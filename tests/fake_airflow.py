@@ -108,10 +108,13 @@ class FakeAirflow:
             ]
             first = body["page_offset"]
             return 200, {"dag_runs": found[first : first + body["page_limit"]]}
-        named = re.fullmatch(r"dags/(\w+)/dagRuns(?:/([^/]+)(/taskInstances)?)?", path)
+        named = re.fullmatch(r"dags/(\w+)/dagRuns(?:/([^/]+)(/taskInstances)?(?:/(\w+))?)?", path)
         if named is None:
             return 404, {"detail": path}
-        dag_id, run_id, of_tasks = named.groups()
+        dag_id, run_id, of_tasks, task_id = named.groups()
+        if task_id:
+            found = [each for each in self.tasks.get(run_id, []) if each["task_id"] == task_id]
+            return (200, found[0]) if found else (404, {"detail": path})
         if of_tasks:
             return 200, {"task_instances": self.tasks.get(run_id, [])}
         if method == "DELETE":

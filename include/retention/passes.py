@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from include.progress.read import Sources
     from include.retention.read import Servers
 
-UPKEEP_DAGS = ("reconcile", "retain")
+UPKEEP_DAGS = ("reconcile", "retain", "sweep")
 UPKEEP_RUN_AGE = timedelta(days=7)
 """The reconciler runs every five minutes; after so long nobody asks what a run of it found."""
 _MAX_UPKEEP_RUNS = 5000

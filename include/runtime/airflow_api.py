@@ -151,6 +151,13 @@ class AirflowApi:
         path = f"dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances"
         return list(self.get(path, limit=_PAGE)["task_instances"])
 
+    def task_state(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> str | None:
+        """Return the state of a task instance: `none` before it has one; None if there is no such instance any more."""
+        run, task = (urllib.parse.quote(part, safe="") for part in (run_id, task_id))
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run}/taskInstances/{task}"
+        found = self._call("GET", path if map_index < 0 else f"{path}/{map_index}", accepted={HTTPStatus.NOT_FOUND})
+        return None if found is None else str(found["state"] or "none")
+
     def trigger(
         self, dag_id: str, *, run_id: str, partition: str, run_after: datetime, conf: dict[str, Any] | None = None
     ) -> bool:

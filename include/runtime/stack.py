@@ -36,7 +36,7 @@ MAX_FAILED_STARTS = 3
 """Ends in a row after which `up` says that a process does not start."""
 STAGES = ("monitor", "deploy", "train", "materialize", "rollback", "score", "ingest")
 """Order of unpausing: a paused consumer loses asset events for ever, so the producers come last."""
-UPKEEP = ("reconcile", "retain")
+UPKEEP = ("reconcile", "retain", "sweep")
 """Dags of all models, unpaused after those that they look after."""
 
 

@@ -5,7 +5,7 @@ One pod template serves all three. Fields are those of Kubernetes 1.30 and newer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from include.training.command import STORAGE_VARIABLES
@@ -41,6 +41,7 @@ class RemoteTraining:
         profile: What it may take.
         job_uri: The job.
         deadline_s: Seconds that it may run.
+        annotations: Of the work itself: whose it is, in full.
     """
 
     name: str
@@ -48,12 +49,18 @@ class RemoteTraining:
     profile: Profile
     job_uri: str
     deadline_s: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Name, namespace and labels; the queue's too if there is one."""
+        """Name, namespace, annotations and labels; the queue's too if there is one."""
         queue = {QUEUE_LABEL: self.profile.queue} if self.profile.queue else {}
-        return {"name": self.name, "namespace": self.profile.namespace, "labels": dict(self.labels) | queue}
+        return {
+            "name": self.name,
+            "namespace": self.profile.namespace,
+            "labels": dict(self.labels) | queue,
+            "annotations": dict(self.annotations),
+        }
 
 
 def pod(training: RemoteTraining, *, command: list[str] | None = None) -> dict[str, Any]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MANAGED = {"app.kubernetes.io/managed-by": "tradewind", "app.kubernetes.io/component": "training"}
-"""Labels of all remote work, by which the janitor finds it."""
+"""Labels of all remote work."""
 
 _NAME_CHARS = 63
 """A Job's pods and a headless Service carry the name as a label, whose limit this is."""
@@ -54,15 +58,16 @@ def remote_name(model: str, key: TaskKey) -> str:
     return f"train-{stem}-{key.hash}"
 
 
-def remote_labels(model: str, key: TaskKey, *, job_key: str) -> dict[str, str]:
+def remote_labels(model: str, key: TaskKey, *, job_key: str, lake: str) -> dict[str, str]:
     """Return the labels of a task instance's remote work; values that are no label's are hashed.
 
     Args:
         model: The model.
         key: The task instance.
         job_key: Key of the job that it trains.
+        lake: Root of the lake; see `lake_labels`.
     """
-    return MANAGED | {
+    return lake_labels(lake) | {
         "tradewind/model": label_value(model),
         "tradewind/dag": label_value(key.dag_id),
         "tradewind/run": label_value(key.run_id),
@@ -70,6 +75,38 @@ def remote_labels(model: str, key: TaskKey, *, job_key: str) -> dict[str, str]:
         "tradewind/map-index": label_value(str(key.map_index)) if key.map_index >= 0 else "none",
         "tradewind/job": label_value(job_key),
     }
+
+
+def lake_labels(lake: str) -> dict[str, str]:
+    """Return the labels of all work of one deployment, by which its janitor finds it: others may share the namespace.
+
+    Args:
+        lake: Root of the lake, which no other deployment has.
+    """
+    return MANAGED | {"tradewind/lake": hashlib.sha256(lake.encode()).hexdigest()[:_HASH_CHARS]}
+
+
+def remote_annotations(key: TaskKey) -> dict[str, str]:
+    """Return the annotations that say whose work it is, in full: labels may be hashed."""
+    return {
+        "tradewind/dag-id": key.dag_id,
+        "tradewind/run-id": key.run_id,
+        "tradewind/task-id": key.task_id,
+        "tradewind/map-index": str(key.map_index),
+    }
+
+
+def task_of(annotations: Mapping[str, str]) -> TaskKey | None:
+    """Return whose work it is by what `remote_annotations` wrote; None: nobody's."""
+    try:
+        return TaskKey(
+            dag_id=annotations["tradewind/dag-id"],
+            run_id=annotations["tradewind/run-id"],
+            task_id=annotations["tradewind/task-id"],
+            map_index=int(annotations["tradewind/map-index"]),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def label_value(text: str) -> str:

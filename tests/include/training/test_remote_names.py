@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from include.training.remote_names import MANAGED, TaskKey, label_value, remote_labels, remote_name
+from include.training.remote_names import (
+    MANAGED,
+    TaskKey,
+    label_value,
+    remote_annotations,
+    remote_labels,
+    remote_name,
+    task_of,
+)
 
 KEY = TaskKey(dag_id="train_flight_delays", run_id="asset_triggered__2013-04-01T00:00:00+00:00", task_id="train")
 DNS_LABEL = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])$")
@@ -38,9 +46,16 @@ def test_every_text_becomes_a_label(text: str) -> None:
 
 
 def test_labels_say_whose_work_it_is() -> None:
-    labels = remote_labels("flight_delays", KEY, job_key="2013-03-abc")
+    labels = remote_labels("flight_delays", KEY, job_key="2013-03-abc", lake="s3://lake")
     assert labels.items() >= MANAGED.items()
     assert labels["tradewind/job"] == "2013-03-abc"
     assert labels["tradewind/map-index"] == "none"
     assert all(LABEL_VALUE.match(value) for value in labels.values())
     assert label_value("a+b") != label_value("a:b")
+
+
+def test_annotations_name_the_task_in_full() -> None:
+    assert task_of(remote_annotations(KEY)) == KEY
+    assert task_of(remote_annotations(replace(KEY, map_index=3))) == replace(KEY, map_index=3)
+    assert task_of({}) is None
+    assert task_of(remote_annotations(KEY) | {"tradewind/map-index": "x"}) is None
