@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +26,6 @@ from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from include.lake.storage import Storage
     from include.training.job import Job
@@ -126,6 +127,30 @@ def test_a_stop_right_after_a_start_writes_nothing_new(storage: Storage) -> None
         with pytest.raises(InterruptedTrainingError, match=r"stopped in epoch 0, step 5; a checkpoint is saved$"):
             prepared.fit(should_stop=EndAfter(num_steps, is_polite=True))
     assert Checkpoints.of_job(prepared.job, storage=storage).steps() == [5]
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_not_the_result(storage: Storage, undisturbed: Fitted) -> None:
+    prepared = prepare(storage)
+    for num_steps in (9, 4):
+        with pytest.raises(InterruptedTrainingError):
+            prepared.fit(should_stop=EndAfter(num_steps, is_polite=True))
+    checkpoints = Checkpoints.of_job(prepared.job, storage=storage)
+    assert checkpoints.steps() == [9, 13]
+    (newest,) = Path(checkpoints.newest_uri() or "").glob("state-*.pt")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    said: list[str] = []
+    assert_equal(prepared.fit(say=said.append), undisturbed, prepared.rows)
+    assert "passed over for the one before" in said[0]
+    assert said[1] == "continuing after epoch 1, step 1"
+
+
+def test_the_checkpoints_of_another_job_are_refused(storage: Storage) -> None:
+    prepared, other = prepare(storage), prepare(storage, params={"learning_rate": 0.02})
+    with pytest.raises(InterruptedTrainingError):
+        prepared.fit(should_stop=EndAfter(9, is_polite=True))
+    shutil.copytree(prepared.job.checkpoint_uri, other.job.checkpoint_uri)
+    with pytest.raises(BadInputError, match=rf"must be of job {other.job.hash[:12]} of 'flight_delays'; got those of"):
+        other.fit()
 
 
 @pytest.fixture
