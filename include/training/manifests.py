@@ -152,7 +152,8 @@ def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> d
             "activeDeadlineSeconds": training.deadline_s + profile.pending_s,
             "trainer": {
                 "image": profile.image,
-                "command": ["torchrun", *TRAINER[1:], "--job", training.job_uri],
+                # A runtime may have an entrypoint of its own, so tini is named: it hands signals on.
+                "command": ["tini", "--", "torchrun", *TRAINER[1:], "--job", training.job_uri],
                 "numNodes": profile.num_pods,
                 "numProcPerNode": max(1, profile.num_gpus),
                 "resourcesPerNode": container["resources"],

@@ -71,6 +71,7 @@ def test_manifests_are_valid_kubernetes(name: str, version: str) -> None:
 def test_a_train_job_has_only_fields_that_its_api_knows(name: str) -> None:
     manifest = train_job(training(ALL[name]))
     jsonschema.validate(manifest, TRAIN_JOB)
+    assert manifest["spec"]["trainer"]["command"][:4] == ["tini", "--", "torchrun", "-m"]
     (patch,) = manifest["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     patched = job["template"]["spec"]["template"]["spec"]
