@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,7 +41,13 @@ def end(child: subprocess.Popen[str]) -> list[str]:
 @pytest.mark.timeout(600)
 def test_sigterm_to_torchrun_saves_a_checkpoint_and_the_next_start_ends_as_if_undisturbed(tmp_path: Path) -> None:
     storages = [Storage(root=str(tmp_path / name)) for name in ("undisturbed", "stopped")]
-    params = {"batch_size": 64, "max_epochs": 30, "patience_epochs": 30, "learning_rate": 1e-4, "dropout": 0.2}
+    params: dict[str, Any] = {
+        "batch_size": 64,
+        "max_epochs": 30,
+        "patience_epochs": 30,
+        "learning_rate": 1e-4,
+        "dropout": 0.2,
+    }
     undisturbed, stopped = [small_job(storage, table=small_table(600), **params) for storage in storages]
     end(start(undisturbed))
     child = start(stopped)
