@@ -53,6 +53,8 @@ class NodeController:
 
     def heal(self, name: str) -> None:
         """Bring a node back with what runs on it; its kubelet hears what was asked of it, and says what was."""
+        if name not in self.kubelets.nodes:
+            return  # it was taken out of the cluster meanwhile
         node = self.kubelets.nodes[name]
         node.ready = True
         self._write_node(node)
@@ -70,7 +72,8 @@ class NodeController:
 
     def remove(self, name: str) -> None:
         """Take a node away; the pod garbage collector takes its pods."""
-        self.kubelets.nodes.pop(name)
+        if self.kubelets.nodes.pop(name, None) is None:
+            return
         for key, pod in self._pods_on(name):
             for process in self.kubelets.processes[pod["metadata"]["uid"]].values():
                 process.vanish()

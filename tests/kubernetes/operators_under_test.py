@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ def tradewind(job: Job) -> BaseOperator:
         dag=_dag(),
         model=MODEL,
         snapshot=snapshot_of(job),
+        overrides=json.dumps(job.params),
         poll_interval=10,
         retries=RETRIES,
         retry_delay=_RETRY_DELAY,

@@ -27,7 +27,7 @@ from tests.kubernetes.simulation import Simulation
 from tests.kubernetes.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -50,14 +50,16 @@ class World:
     Attributes:
         folder: Where the lake is.
         make_operator: Makes the operator for a job.
-        log: What the task and its trigger have logged.
+        snapshot: The job's rows; None: a name for rows that nobody reads.
+        params: The job's parameters.
         num_duplicates: How often a second live pod of the job came to be beside the first.
         num_armed: Kills and disruptions that wait for their moment.
     """
 
     folder: Path
     make_operator: Callable[[Job], BaseOperator]
-    log: list[str] = field(default_factory=list)
+    snapshot: SnapshotRef | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
     num_duplicates: int = 0
     num_armed: int = 0
 
@@ -121,8 +123,14 @@ class World:
         return [f"{event['log_level']}: {event['event']}" for event in self._events]
 
     def _write_job(self) -> Job:
-        snapshot = SnapshotRef(uri=str(self.folder), sha256="0" * 64, partitions=("2013-03",), num_rows=1000)
-        return make_job(spec=load_spec(MODEL), snapshot=snapshot, commit=COMMIT, storage=self.storage)
+        unread = SnapshotRef(uri=str(self.folder), sha256="0" * 64, partitions=("2013-03",), num_rows=1000)
+        return make_job(
+            spec=load_spec(MODEL),
+            snapshot=self.snapshot or unread,
+            commit=COMMIT,
+            storage=self.storage,
+            params=self.params,
+        )
 
     def _replace_nodes(self) -> None:
         """Give the cluster two nodes with GPUs, so that one may be lost."""
