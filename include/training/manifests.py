@@ -78,7 +78,7 @@ def pod(training: RemoteTraining, *, command: list[str] | None = None) -> dict[s
 def torchrun_command(training: RemoteTraining) -> list[str]:
     """Return the command that starts one process a GPU in each pod; ranks are fixed, so a resume sees the same ones."""
     profile = training.profile
-    each = ["torchrun", f"--nproc-per-node={max(1, profile.num_gpus)}"]
+    each = [*_torchrun(profile), f"--nproc-per-node={max(1, profile.num_gpus)}"]
     if profile.num_pods == 1:
         where = ["--standalone"]
     else:
@@ -89,6 +89,11 @@ def torchrun_command(training: RemoteTraining) -> list[str]:
             f"--master-port={PORT}",
         ]
     return [*each, *where, *TRAINER[1:], "--job", training.job_uri]
+
+
+def _torchrun(profile: Profile) -> list[str]:
+    """Return torchrun, which would kill processes that save a checkpoint for longer than 30 s."""
+    return ["torchrun", f"--shutdown-timeout={profile.grace_s}"]
 
 
 def service(training: RemoteTraining) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> d
             "trainer": {
                 "image": profile.image,
                 # A runtime may have an entrypoint of its own, so tini is named: it hands signals on.
-                "command": ["tini", "--", "torchrun", *TRAINER[1:], "--job", training.job_uri],
+                "command": ["tini", "--", *_torchrun(profile), *TRAINER[1:], "--job", training.job_uri],
                 "numNodes": profile.num_pods,
                 "numProcPerNode": max(1, profile.num_gpus),
                 "resourcesPerNode": container["resources"],

@@ -121,7 +121,7 @@ def test_what_an_author_passes_wins(world: World) -> None:
     )
     (container,) = sent(world)["spec"]["containers"]
     assert container["image"] == "mine:2"
-    assert container["args"][:3] == ["torchrun", "--nproc-per-node=1", "--standalone"]
+    assert container["args"][:4] == ["torchrun", "--shutdown-timeout=60", "--nproc-per-node=1", "--standalone"]
     assert world.cluster.pods[0]["spec"]["priorityClassName"] == "high"
 
 

@@ -71,7 +71,7 @@ def test_manifests_are_valid_kubernetes(name: str, version: str) -> None:
 def test_a_train_job_has_only_fields_that_its_api_knows(name: str) -> None:
     manifest = train_job(training(ALL[name]))
     jsonschema.validate(manifest, TRAIN_JOB)
-    assert manifest["spec"]["trainer"]["command"][:4] == ["tini", "--", "torchrun", "-m"]
+    assert manifest["spec"]["trainer"]["command"][:5] == ["tini", "--", "torchrun", "--shutdown-timeout=60", "-m"]
     (patch,) = manifest["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     patched = job["template"]["spec"]["template"]["spec"]
@@ -124,12 +124,13 @@ def test_a_pod_has_what_its_profile_says() -> None:
 
 def test_torchrun_starts_one_process_a_gpu_and_fixes_the_ranks() -> None:
     one = torchrun_command(training(PROFILES["gpu_4"]))
-    assert one[:3] == ["torchrun", "--nproc-per-node=4", "--standalone"]
-    assert one[3:] == ["-m", "include.training", "--job", training(FULL).job_uri]
+    assert one[:4] == ["torchrun", "--shutdown-timeout=60", "--nproc-per-node=4", "--standalone"]
+    assert one[4:] == ["-m", "include.training", "--job", training(FULL).job_uri]
     two = torchrun_command(training(PROFILES["gpu_2x4"]))
     name = training(FULL).name
-    assert two[:6] == [
+    assert two[:7] == [
         "torchrun",
+        "--shutdown-timeout=60",
         "--nproc-per-node=4",
         "--nnodes=2",
         "--node-rank=$(JOB_COMPLETION_INDEX)",
