@@ -27,12 +27,12 @@ class Claim:
 
     Args:
         uri: Where it is written.
-        token: Names the trainer.
+        trainer: Names it.
         storage: Where the job is.
     """
 
     uri: str
-    token: str
+    trainer: str
     storage: Storage
 
     @classmethod
@@ -42,8 +42,8 @@ class Claim:
         Raises:
             ServiceError: The object store does not answer.
         """
-        claim = cls(uri=f"{job.output_uri}/{CLAIM_FILE}", token=uuid.uuid4().hex, storage=storage)
-        write_bytes(claim.uri, json.dumps({"token": claim.token}).encode(), storage=storage)
+        claim = cls(uri=f"{job.output_uri}/{CLAIM_FILE}", trainer=uuid.uuid4().hex, storage=storage)
+        write_bytes(claim.uri, json.dumps({"trainer": claim.trainer}).encode(), storage=storage)
         return claim
 
     def is_lost(self) -> bool:
@@ -52,4 +52,4 @@ class Claim:
             found = json.loads(read_bytes(self.uri, storage=self.storage))
         except (NotFoundError, ServiceError, OSError, ValueError):
             return False
-        return bool(found.get("token") != self.token)
+        return bool(found.get("trainer") != self.trainer)
