@@ -57,7 +57,7 @@ class Machine:
     @classmethod
     def this_one(cls) -> Machine:
         """Return the machine that this process runs on; the driver is only asked for where GPUs are."""
-        asked = os.environ.get(GPUS_VARIABLE, "0") != "0"
+        asked = os.environ.get(GPUS_VARIABLE, "") not in ("", "0")
         return cls(environment=os.environ, nvml=Nvml.load() if asked else None)
 
     @property
