@@ -18,9 +18,10 @@ from include.errors import ServiceError, TradewindError
 from include.spec import load_spec
 from include.training.failures import Evidence, Failure, FailureKind, decide_outcome
 from include.training.interruptions import Interruptions
-from include.training.manifests import RemoteTraining
+from include.training.manifests import RemoteTraining, pod_spec
 from include.training.profiles import resolve_profile
 from include.training.remote_names import TaskKey, label_value, remote_annotations, remote_labels, remote_name
+from include.training.scheduling import why_no_node
 from include.training.sweep import has_ended
 from include.training.watch import End, Watch
 from operators.hooks.kubernetes_calls import RefusedError, object_path
@@ -232,6 +233,8 @@ class RemoteTrainingMixin:
         if failure.kind is FailureKind.API_UNREACHABLE:
             return self._wait(work, context, failure)
         self._settle(work)
+        if failure.kind is FailureKind.UNSCHEDULABLE:
+            failure = replace(failure, evidence=(*failure.evidence, *self._why_no_node(work)))
         if not failure.is_infrastructure:
             raise self._error(work, failure)
         counted = Interruptions.of(work.job.key, context.get("task_state_store"), _STATE_KEY)
@@ -254,6 +257,14 @@ class RemoteTrainingMixin:
         except TradewindError as error:
             self.log.warning("%s", error)
         self._end_what_runs(work)
+
+    def _why_no_node(self, work: Work) -> tuple[str, ...]:
+        """Return why no node of the cluster ever could; nothing without the right to read nodes."""
+        try:
+            nodes = (self.api.get("/api/v1/nodes") or {}).get("items") or ()
+        except TradewindError:
+            return ()
+        return why_no_node(pod_spec(work.training, command=[]), nodes)
 
     def _delete(self, *, grace_s: int) -> None:
         try:

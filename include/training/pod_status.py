@@ -7,6 +7,8 @@ scheduler and the taint manager write.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -81,6 +83,10 @@ _BY_EVENT = {
     "FailedCreate": FailureKind.QUOTA,
 }
 
+_OF_TORCHRUN = 1
+_TORCHRUN_CAUSE = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+"""How torch.distributed.elastic names the process that failed first (ChildFailedError)."""
+
 _OVER_ITS_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeds its limit", "exceeded its local")
 
 
@@ -89,10 +95,10 @@ def classify_pod(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
     if phase(pod) == "Succeeded":
         return None
     code = exit_code(pod)
-    refused = by_exit_code(code) if code in _REFUSED else None
+    if code in _REFUSED:
+        return Failure(kind=_BY_CODE[code], evidence=_of_exit(pod))
     return (
-        refused
-        or _by_disruption(pod)
+        _by_disruption(pod)
         or _by_reason(pod)
         or _by_container(pod)
         or why_pending(pod, events)
@@ -108,10 +114,10 @@ def phase(pod: Seen) -> str:
 def exit_code(pod: Seen) -> int | None:
     """Return the exit code of the container that failed first, else 0 if all ended; None while one goes on."""
     states = [container.get("state", {}).get("terminated") for container in _containers(pod)]
-    if not states or None in states:
-        failed = [state for state in states if state and state.get("exitCode")]
-        return int(failed[0]["exitCode"]) if failed else None
-    return next((int(state["exitCode"]) for state in states if state.get("exitCode")), 0)
+    failed = [state for state in states if state and state.get("exitCode")]
+    if failed:
+        return _first_exit_code(failed[0])
+    return None if not states or None in states else 0
 
 
 def why_pending(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
@@ -160,10 +166,29 @@ def _by_container(pod: Seen) -> Failure | None:
         ended = container.get("state", {}).get("terminated")
         if not ended or not ended.get("exitCode"):
             continue
-        by_code = by_exit_code(int(ended["exitCode"]))
+        by_code = by_exit_code(_first_exit_code(ended))
         kind = _BY_CONTAINER.get(str(ended.get("reason"))) or (by_code.kind if by_code else FailureKind.UNKNOWN)
         return Failure(kind=kind, evidence=_of_exit(pod))
     return None
+
+
+def _first_exit_code(ended: Seen) -> int:
+    """Return the exit code of the process that failed first: torchrun ends with 1 whatever that was."""
+    code = int(ended["exitCode"])
+    if code != _OF_TORCHRUN:
+        return code
+    told = _told(ended).get("exit_code")
+    cause = _TORCHRUN_CAUSE.search(str(ended.get("message") or ""))
+    return int(told or (cause[1] if cause else 0)) or code
+
+
+def _told(ended: Seen) -> Mapping[str, Any]:
+    """Return what the trainer itself has left in its container's status; empty if it could not."""
+    try:
+        told = json.loads(str(ended.get("message")))
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) and isinstance(told.get("exit_code"), int) else {}
 
 
 def by_events(events: Sequence[Seen], kinds: Collection[FailureKind]) -> Failure | None:
@@ -207,5 +232,7 @@ def _of_exit(pod: Seen) -> tuple[str, ...]:
     for container in _containers(pod):
         ended = container.get("state", {}).get("terminated")
         if ended and ended.get("exitCode"):
-            lines.append(f"exit code {ended['exitCode']}, {_sentence(ended)}".rstrip(", "))
+            told = _told(ended)
+            said = {"reason": ended.get("reason"), "message": told["message"]} if told.get("message") else ended
+            lines.append(f"exit code {_first_exit_code(ended)}, {_sentence(said)}".rstrip(", "))
     return tuple(lines)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.kubernetes.cluster import Controller
     from tests.kubernetes.store import Object
 
+# A process that is killed in the midst of a call leaves its connection to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Connection.__del__:pytest.PytestUnraisableExceptionWarning")
+
 SERVICE = {
     "apiVersion": "serving.kserve.io/v1beta1",
     "kind": "InferenceService",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tests.kubernetes.store import Object
 
 
+# A process that is killed in the midst of a call leaves its connection to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Connection.__del__:pytest.PytestUnraisableExceptionWarning")
+
+
 def operator(snapshot: dict[str, object], **others: Any) -> DistributedTrainingOperator:
     dag = DAG("train_flight_delays", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC))
     settings: dict[str, Any] = {"profile": "gpu_2x4", "poll_interval": 10, "retries": 2}

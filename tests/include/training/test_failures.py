@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -212,3 +213,52 @@ def test_the_exit_code_is_that_of_the_container_that_failed() -> None:
     two = pod(code=0)
     two["status"]["containerStatuses"].append({"state": {"terminated": {"exitCode": 65}}})
     assert exit_code(two) == 65
+
+
+def torchrun(cause: int) -> dict[str, Any]:
+    """Return a pod whose container tells what torchrun prints last."""
+    seen = pod(code=1)
+    seen["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = f"""
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+include.training FAILED
+------------------------------------------------------------
+Failures:
+  <NO_OTHER_FAILURES>
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  rank      : 0 (local_rank: 0)
+  exitcode  : {cause} (pid: 42)
+  error_file: <N/A>
+============================================================"""
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [(64, K.USER_ERROR), (65, K.BAD_DATA), (66, K.PREFLIGHT), (-15, K.INTERRUPTED), (1, K.USER_ERROR)],
+)
+def test_torchrun_ends_with_1_and_tells_who_failed_first(cause: int, kind: FailureKind) -> None:
+    found = classify(Evidence(pods=[torchrun(cause)]))
+    assert found is not None
+    assert found.kind is kind
+    assert exit_code(torchrun(cause)) == cause
+
+
+def test_what_the_trainer_leaves_in_its_container_is_its_own_word() -> None:
+    seen = pod(code=1)
+    ended = seen["status"]["containerStatuses"][0]["state"]["terminated"]
+    ended["message"] = json.dumps({"exit_code": 65, "message": "snapshot abc must be there; got none"})
+    found = classify(Evidence(pods=[seen]))
+    assert found is not None
+    assert (found.kind, found.evidence) == (
+        K.BAD_DATA,
+        ("exit code 65, Error: snapshot abc must be there; got none",),
+    )
+    ended["exitCode"] = 137  # killed after it had written that
+    assert exit_code(seen) == 137
+    for message in ("{", "[]", '"text"', json.dumps({"exit_code": "65"})):
+        ended |= {"exitCode": 1, "message": message}
+        assert exit_code(seen) == 1
