@@ -7,7 +7,7 @@ starts there, and the first trainer, which has lost its task, sees in the job's 
 from __future__ import annotations
 
 import json
-import uuid
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ class Claim:
         Raises:
             ServiceError: The object store does not answer.
         """
-        claim = cls(uri=f"{job.output_uri}/{CLAIM_FILE}", trainer=uuid.uuid4().hex, storage=storage)
+        claim = cls(uri=f"{job.output_uri}/{CLAIM_FILE}", trainer=os.urandom(16).hex(), storage=storage)
         write_bytes(claim.uri, json.dumps({"trainer": claim.trainer}).encode(), storage=storage)
         return claim
 
