@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from include.errors import BadInputError, CorruptArtifactError, NotFoundError
+from include.errors import BadInputError, CorruptArtifactError, NotFoundError, TradewindError
 from include.lake.files import delete_file, list_files, read_bytes, write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from include.lake.storage import Storage
     from include.training.job import Job
@@ -70,21 +71,11 @@ class Checkpoints:
             OSError: The disk does not take it; the earlier checkpoints are whole.
             ServiceError: The object store does not answer; the earlier checkpoints are whole.
         """
-        import torch
-
-        sink = BytesIO()
-        torch.save(dict(state), sink)
-        folder, files = self._folder(step), {}
-        for number, start in enumerate(range(0, len(sink.getbuffer()), _PART_BYTES)):
-            part = bytes(sink.getbuffer()[start : start + _PART_BYTES])
-            sha256 = hashlib.sha256(part).hexdigest()
-            name = f"state-{number:03d}-{sha256[:_NAME_CHARS]}.pt"  # never one that an earlier manifest names
-            write_bytes(f"{folder}/{name}", part, storage=self.storage)
-            files[name] = sha256
-        manifest = _Manifest(model=self.model, job_hash=self.job_hash, files=files)
-        self._flush(folder)  # a power cut must not leave the manifest without what it names
-        write_bytes(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode(), storage=self.storage)
-        self._flush(folder)
+        try:
+            self._write(step, _parts(state))
+        except BaseException:
+            self._delete_rest(step)  # on a full disk, half a checkpoint would stand in the way of all that follow
+            raise
         self._delete_older(step)
 
     def load_newest(self, *, say: Callable[[str], None] = lambda _line: None) -> tuple[int, dict[str, Any]] | None:
@@ -148,16 +139,39 @@ class Checkpoints:
                 found.setdefault(int(folder), []).append(name)
         return found
 
+    def _write(self, step: int, parts: Iterable[bytes]) -> None:
+        """Write the parts of a state, and last what makes them a checkpoint."""
+        folder, files = self._folder(step), {}
+        for number, part in enumerate(parts):
+            sha256 = hashlib.sha256(part).hexdigest()
+            name = f"state-{number:03d}-{sha256[:_NAME_CHARS]}.pt"  # never one that an earlier manifest names
+            write_bytes(f"{folder}/{name}", part, storage=self.storage)
+            files[name] = sha256
+        manifest = _Manifest(model=self.model, job_hash=self.job_hash, files=files)
+        self._flush(folder)  # a power cut must not leave the manifest without what it names
+        write_bytes(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode(), storage=self.storage)
+        self._flush(folder)
+
     def _delete_older(self, newest: int) -> None:
         """Delete all but the newest complete ones, and what a writer that was killed left behind."""
         found = self._found()
         complete = sorted(step for step, names in found.items() if MANIFEST in names and step <= newest)
         for step in found.keys() - set(complete[-self.num_kept :]):
-            folder = self._folder(step)
-            for name in sorted(found[step], key=lambda name: name != MANIFEST):
-                delete_file(f"{folder}/{name}", storage=self.storage)
-            if self.storage.is_local:
-                Path(folder).rmdir()
+            self._delete(step, found[step])
+
+    def _delete_rest(self, step: int) -> None:
+        """Delete what a failed write left behind, as far as the storage lets it."""
+        with suppress(OSError, TradewindError):
+            names = self._found().get(step, [])
+            if MANIFEST not in names:
+                self._delete(step, names)
+
+    def _delete(self, step: int, names: Iterable[str]) -> None:
+        folder = self._folder(step)
+        for name in sorted(names, key=lambda name: name != MANIFEST):
+            delete_file(f"{folder}/{name}", storage=self.storage)
+        if self.storage.is_local:
+            Path(folder).rmdir()
 
     def _require_own(self, manifest: _Manifest) -> None:
         if manifest.job_hash != self.job_hash:
@@ -176,6 +190,16 @@ class Checkpoints:
                 os.fsync(opened)
             finally:
                 os.close(opened)
+
+
+def _parts(state: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield a state's bytes, in pieces that an object store takes at once."""
+    import torch
+
+    sink = BytesIO()
+    torch.save(dict(state), sink)
+    for start in range(0, len(sink.getbuffer()), _PART_BYTES):
+        yield bytes(sink.getbuffer()[start : start + _PART_BYTES])
 
 
 def _damaged(folder: str, found: str) -> CorruptArtifactError:

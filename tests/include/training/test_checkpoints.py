@@ -118,6 +118,26 @@ def test_a_checkpoint_that_is_written_again_is_whole_at_every_moment(
         assert is_whole(found)
 
 
+def test_half_a_checkpoint_is_taken_away(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = of(storage)
+    checkpoints.save(1, state(1))
+    written: list[str] = []
+
+    def fill_up(uri: str, content: bytes, **more: Any) -> None:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(uri)
+        write_bytes(uri, content, **more)
+
+    monkeypatch.setattr("include.training.checkpoints._PART_BYTES", 4000)
+    monkeypatch.setattr("include.training.checkpoints.write_bytes", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2, state(2))
+    assert written
+    assert {path.name for path in Path(checkpoints.uri).iterdir()} == {"0000000001"}
+    assert checkpoints.steps() == [1]
+
+
 def test_the_checkpoints_of_another_job_are_refused(place: Storage) -> None:
     of(place, "other").save(3, state(3))
     with pytest.raises(BadInputError, match=r"must be of job b{12} of 'tiny'; got those of job a{12} of 'tiny'"):
