@@ -1,0 +1,156 @@
+"""How long remote work is waited for: both sides of every limit, without a clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from include.training.failures import FailureKind
+from include.training.interruptions import Interruptions
+from include.training.watch import End, Sight, Watch, Watcher
+
+K = FailureKind
+POD = Watch(
+    owner="/api/v1/namespaces/ml/pods/a", namespace="ml", pending_s=300, running_s=600, grace_s=30, silence_s=100
+)
+JOB = Watch(owner="/apis/batch/v1/namespaces/ml/jobs/a", namespace="ml", selector="a=b", pending_s=300)
+SECRET = "AWS_SECRET_ACCESS_KEY"
+
+
+def pod(phase: str, *, ending: bool = False, **status: Any) -> dict[str, Any]:
+    metadata = {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    metadata |= {"deletionTimestamp": "2026-01-01T00:00:01Z"} if ending else {}
+    spec = {"containers": [{"name": "base", "env": [{"name": SECRET, "value": "x"}]}]}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": phase, **status}}
+
+
+def sight(found: dict[str, Any] | None, *events: dict[str, Any]) -> Sight:
+    return Sight(owner=found, pods=[found] if found else [], events=events)
+
+
+def unschedulable(at: str = "2026-01-01T00:00:05Z") -> dict[str, Any]:
+    return {"reason": "FailedScheduling", "message": "0/3 nodes are available", "lastTimestamp": at}
+
+
+def job(*conditions: tuple[str, str], suspend: bool = False) -> dict[str, Any]:
+    told = [{"type": kind, "status": "True", "reason": reason} for kind, reason in conditions]
+    return {"metadata": {"name": "a"}, "spec": {"suspend": suspend}, "status": {"conditions": told}}
+
+
+def last(watch: Watch, *looks: tuple[float, Sight]) -> End | None:
+    watcher, end = Watcher(watch=watch), None
+    for now_s, seen in looks:
+        assert end is None
+        end = watcher.decide(seen, now_s=now_s)
+    return end
+
+
+@pytest.mark.parametrize(
+    ("looks", "reason", "kind"),
+    [
+        ([(0, sight(pod("Pending"))), (299, sight(pod("Pending")))], None, None),
+        ([(0, sight(pod("Pending"))), (300, sight(pod("Pending")))], "pending", K.UNSCHEDULABLE),
+        ([(0, sight(pod("Pending"), unschedulable("2026-01-01T00:04:59Z")))], None, None),
+        ([(0, sight(pod("Pending"), unschedulable("2026-01-01T00:05:00Z")))], "pending", K.UNSCHEDULABLE),
+        ([(0, sight(pod("Running"))), (899, sight(pod("Running")))], None, None),
+        ([(0, sight(pod("Running"))), (900, sight(pod("Running")))], "too_long", K.DEADLINE),
+        ([(0, sight(pod("Running", ending=True))), (89, sight(pod("Running", ending=True)))], None, None),
+        ([(0, sight(pod("Running", ending=True))), (90, sight(pod("Running", ending=True)))], "stuck", K.NODE_LOST),
+        ([(0, sight(pod("Running"))), (5, sight(None))], "gone", None),
+        ([(0, sight(pod("Succeeded")))], "ended", None),
+        ([(0, sight(pod("Failed", ending=True)))], "ended", None),
+    ],
+)
+def test_each_wait_has_its_limit(
+    looks: list[tuple[float, Sight]], reason: str | None, kind: FailureKind | None
+) -> None:
+    end = last(POD, *looks)
+    assert (end.reason if end else None) == reason
+    assert (end.failure.kind if end and end.failure else None) == kind
+
+
+@pytest.mark.parametrize(
+    ("owner", "pods", "reason", "kind"),
+    [
+        (job(), [], None, None),
+        (job(("Complete", "Done")), [pod("Succeeded")], "ended", None),
+        (job(("Failed", "BackoffLimitExceeded")), [pod("Failed")], "ended", None),
+        (job(("Failed", "BackoffLimitExceeded")), [], "ended", K.UNKNOWN),
+        (job(("Failed", "DeadlineExceeded")), [], "ended", K.DEADLINE),
+        (job(), [pod("Failed"), pod("Running")], None, None),  # its controller ends the others first
+    ],
+)
+def test_a_job_ends_when_its_controller_says_so(
+    owner: dict[str, Any], pods: list[dict[str, Any]], reason: str | None, kind: FailureKind | None
+) -> None:
+    end = last(JOB, (0, Sight(owner=owner, pods=pods)))
+    assert (end.reason if end else None) == reason
+    assert (end.failure.kind if end and end.failure else None) == kind
+
+
+def test_it_says_what_is_new_and_nothing_twice() -> None:
+    watcher = Watcher(watch=POD)
+    said = []
+    for now_s, seen in enumerate(
+        [pod("Pending"), pod("Pending"), pod("Running"), pod("Running"), pod("Running", ending=True)]
+    ):
+        watcher.decide(sight(seen, unschedulable()), now_s=now_s)
+        said.append(watcher.words)
+    assert said == [
+        "it waits to run: FailedScheduling: 0/3 nodes are available",
+        "",
+        "it runs",
+        "",
+        "it was told to end",
+    ]
+    queued = Watcher(watch=JOB)
+    queued.decide(Sight(owner=job(suspend=True)), now_s=0)
+    assert queued.words == "it waits to run: suspended: its queue has not admitted it yet"
+
+
+def test_silence_is_counted_from_its_beginning_and_forgotten_with_an_answer() -> None:
+    watcher = Watcher(watch=POD)
+    assert watcher.silent(now_s=0, error="503") is None
+    assert watcher.silent(now_s=99, error="503") is None
+    assert watcher.decide(sight(pod("Running")), now_s=100) is None
+    assert watcher.silent(now_s=101, error="503") is None
+    end = watcher.silent(now_s=201, error="503")
+    assert end is not None
+    assert end.failure is not None
+    assert (end.reason, end.failure.kind) == ("silent", K.API_UNREACHABLE)
+
+
+def test_an_end_is_small_and_holds_no_environment() -> None:
+    end = last(POD, (0, sight(pod("Running"), *[unschedulable()] * 50)), (1, sight(None)))
+    assert end is not None
+    data = end.to_json()
+    assert SECRET not in str(data)
+    assert "spec" not in data["pods"][0]
+    assert len(data["events"]) == 20
+    assert End.from_json(data) == end
+    assert Watch(**POD.to_json()) == POD
+
+
+class _Store(dict[str, Any]):
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_interruptions_are_counted_by_job_and_back_off() -> None:
+    store = _Store()
+    waits = []
+    for _ in range(8):
+        counted = Interruptions.of("job-1", store, "k")
+        counted.count()
+        waits.append(counted.back_off_s)
+    assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
+    assert Interruptions.of("job-1", store, "k").num == 8
+    assert Interruptions.of("job-2", store, "k").num == 0
+    Interruptions.of("job-1", store, "k").wait(30)
+    assert Interruptions.of("job-1", store, "k").waited_s == 30
+    Interruptions.of("job-1", store, "k").wait_over()
+    assert (Interruptions.of("job-1", store, "k").num, Interruptions.of("job-1", store, "k").waited_s) == (8, 0)
+    Interruptions.forget(store, "k")
+    assert Interruptions.of("job-1", store, "k").num == 0
+    assert Interruptions.of("job-1", None, "k").count() == 1  # kept nowhere
