@@ -65,7 +65,8 @@ class PodLog:
     def _begin(self, pod: Mapping[str, Any]) -> None:
         self._began = True
         noted = ((pod.get("metadata") or {}).get("annotations") or {}).get(CURSOR, "")
-        self._after, _, same = noted.partition(" ")
+        stamp, _, same = noted.partition(" ")
+        self._after = stamp if _moment(stamp) else ""
         self._same = int(same) if same.isdigit() else 0
 
     def _unread(self, text: str) -> list[str]:
