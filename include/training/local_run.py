@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _TRAINER = "trainer"
 _NAME_CHARS = 16
+_KEPT_S = 14 * 24 * 3600.0
 _UPGRADE_TRIES = 10
 _UPGRADE_PAUSE_S = 0.005
 
@@ -50,15 +52,31 @@ class LocalRun:
         base = Path(tempfile.gettempdir(), f"tradewind-trainers-{os.getuid()}")
         with contextlib.suppress(FileExistsError):
             base.mkdir(mode=0o700)
-        found = base.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or base.is_symlink():
+        owned = base.lstat()
+        if owned.st_uid != os.getuid() or owned.st_mode & 0o077 or base.is_symlink():
             raise SetupError(
-                f"{base} must be a folder that only user {os.getuid()} may enter; got one of user {found.st_uid} with "
-                f"mode {found.st_mode & 0o777:o}. Nothing was started. Remove it, or set TMPDIR."
+                f"{base} must be a folder that only user {os.getuid()} may enter; got one of user {owned.st_uid} with "
+                f"mode {owned.st_mode & 0o777:o}. Nothing was started. Remove it, or set TMPDIR."
             )
         folder = base / hashlib.sha256(job_uri.encode()).hexdigest()[:_NAME_CHARS]
         folder.mkdir(mode=0o700, exist_ok=True)
-        return cls(folder=folder)
+        found = cls(folder=folder)
+        found.touch()
+        for other in base.iterdir():
+            if other != folder:
+                cls(folder=other).forget()
+        return found
+
+    def touch(self) -> None:
+        """Keep the folder from being taken for one of long ago."""
+        os.utime(self.folder)
+
+    def forget(self) -> None:
+        """Delete what an ended trainer of weeks ago left behind."""
+        with contextlib.suppress(OSError):
+            if time.time() - self.folder.stat().st_mtime > _KEPT_S and (lock := self.claim()) is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                os.close(lock)
 
     @property
     def log(self) -> Path:

@@ -89,7 +89,7 @@ def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[s
     """
     lock, wanted = package.json(LOCK), package.files[FP32_GRAPH]
     raw = _job_of(lock, storage=storage)
-    differing_snapshot = _fetch_snapshot(raw["snapshot"], storage=storage, folder=folder)
+    differing_snapshot = _fetch_snapshot(raw["snapshot"], model=lock["model"], storage=storage, folder=folder)
     if differing_snapshot:
         return Replay(wanted=wanted, found=None, differences=(differing_snapshot, *_here(lock)))
     raw |= {"output_uri": f"{folder}/job", "checkpoint_uri": f"{folder}/job/checkpoints"}
@@ -122,11 +122,14 @@ def _job_of(lock: Mapping[str, Any], *, storage: Storage) -> dict[str, Any]:
     return dict(json.loads(read_bytes(uri, storage=storage)))
 
 
-def _fetch_snapshot(ref: Mapping[str, Any], *, storage: Storage, folder: Path) -> Difference | None:
+def _fetch_snapshot(ref: Mapping[str, Any], *, model: str, storage: Storage, folder: Path) -> Difference | None:
     """Copy a snapshot's rows into the folder; return what is wrong with them, None if they are those of then."""
-    try:
-        rows = read_bytes(f"{ref['uri']}/{DATA}", storage=storage)
-    except NotFoundError:
+    name = str(ref["uri"]).rpartition("/")[2]
+    rows = None
+    for uri in (ref["uri"], storage.snapshot(model, name)):  # the lake may have been restored or moved elsewhere
+        with contextlib.suppress(NotFoundError):
+            rows = rows or read_bytes(f"{uri}/{DATA}", storage=storage)
+    if rows is None:
         return Difference(name="snapshot", then=str(ref["uri"]), now="gone")
     found = hashlib.sha256(rows).hexdigest()
     if found != ref["sha256"]:

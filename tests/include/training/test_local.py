@@ -353,6 +353,17 @@ def test_a_trainer_that_a_clear_has_stopped_is_followed_by_another(
     assert any(line.startswith("continuing after epoch") for line in lines)
 
 
+def test_what_trainers_left_behind_weeks_ago_is_deleted_unless_one_lives(tmp_path: Path) -> None:
+    runs = [LocalRun.of(f"/lake/jobs/m/{number}/job.json") for number in range(3)]
+    lock = runs[1].claim()
+    assert lock is not None
+    for run in runs[:2]:
+        os.utime(run.folder, (0, 0))
+    LocalRun.of("/lake/jobs/m/another/job.json")
+    assert [run.folder.exists() for run in runs] == [False, True, True]
+    os.close(lock)
+
+
 def test_a_line_is_read_once_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tail = LogTail(path=path)

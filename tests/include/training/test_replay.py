@@ -72,6 +72,10 @@ def test_the_same_bytes_come_out(again: Callable[..., tuple[Replay, list[str]]],
     assert any(line.startswith("epoch 2:") for line in lines)
 
 
+def test_a_lake_that_was_moved_is_found(again: Callable[..., tuple[Replay, list[str]]]) -> None:
+    assert again(lambda lock: lock["job"]["snapshot"].update(uri="/before/snapshots/flight_delays/small"))[0].is_equal
+
+
 def spoil(lock: dict[str, Any]) -> None:
     lock["packages"] |= {"torch": "1.0.0", "nowhere": "3.1"}
     lock["machine"] |= {"processor": "Abacus", "num_threads": "8"}
