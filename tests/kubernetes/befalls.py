@@ -156,30 +156,24 @@ def _interrupted_often(world: World, draw: Random, extent: Extent, struck: Struc
     world.trainer.began = began
 
 
-def _some_fault(draw: Random) -> Fault:
-    """Return one way in which one call goes wrong."""
-    return draw.choice(
-        (
-            Fault(kind="error", code=500),
-            Fault(kind="error", code=503, retry_after_s=draw.randint(1, 20)),
-            Fault(kind="error", code=429, retry_after_s=draw.randint(1, 20)),
-            Fault(kind="error", code=503),
-            Fault(kind="error", code=504),
-            Fault(kind="error", code=401),
-            Fault(kind="error_after", code=500),
-            Fault(kind="error_after", code=504),
-            Fault(kind="reset"),
-            Fault(kind="reset_after"),
-        )
+def ways_to_fail(draw: Random) -> tuple[Fault, ...]:
+    """Return all the ways in which one call may go wrong."""
+    return (
+        Fault(code=500),
+        Fault(code=503, retry_after_s=draw.randint(1, 20)),
+        Fault(code=429, retry_after_s=draw.randint(1, 20)),
+        Fault(code=503),
+        Fault(code=504),
+        Fault(code=401),
+        Fault(kind="error_after", code=500),
+        Fault(kind="error_after", code=504),
+        Fault(kind="reset"),
+        Fault(kind="reset_after"),
     )
 
 
-def _api_error(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
-    """Let one call of some process go wrong."""
-    stage = draw.choice(("first", "first", "watch", "re_entry"))
-    fault = _some_fault(draw)
-    fault.skip = int(draw.random() * extent.calls.get(stage, 1))
-    fault.struck = struck
+def fail_a_call(world: World, stage: Stage, fault: Fault) -> None:
+    """Let a call of the first process of a stage go wrong; `fault.skip` says which."""
     before = world.airflow.began
 
     def began(process: Process) -> None:
@@ -188,6 +182,15 @@ def _api_error(world: World, draw: Random, extent: Extent, struck: Struck) -> No
             world.cluster.faults.append(fault)
 
     world.airflow.began = began
+
+
+def _api_error(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
+    """Let one call of some process go wrong."""
+    stages: tuple[Stage, ...] = ("first", "first", "watch", "re_entry")
+    stage = draw.choice(stages)
+    fault = draw.choice(ways_to_fail(draw))
+    fault.skip, fault.struck = int(draw.random() * extent.calls.get(stage, 1)), struck
+    fail_a_call(world, stage, fault)
 
 
 def _api_down(world: World, draw: Random, _extent: Extent, struck: Struck) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
     from include.training.job import Job
-    from tests.kubernetes.orchestration import Process
+    from tests.kubernetes.orchestration import Process, Stage
 
 KINDS = tuple(FAULTS)
 _WORK_S = (180.0, 300.0, 420.0)
@@ -36,8 +36,8 @@ class Extent:
         calls: Calls of the API, by stage.
     """
 
-    boundaries: dict[str, int]
-    calls: dict[str, int]
+    boundaries: dict[Stage, int]
+    calls: dict[Stage, int]
 
     @classmethod
     def of(cls, processes: list[Process]) -> Extent:

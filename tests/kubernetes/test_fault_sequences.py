@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kubernetes.befalls import FLAWS
+from tests.kubernetes.befalls import FLAWS, fail_a_call, ways_to_fail
 from tests.kubernetes.fault_report import report, run_all
 from tests.kubernetes.operators_under_test import forgetful, plain, tradewind
 from tests.kubernetes.sequences import KINDS, measure, run_sequence
 from tests.kubernetes.trainer import Trainer
+from tests.kubernetes.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 WRITE_TO = os.environ.get("TRADEWIND_BENCH_TO")
 NUM_SEQUENCES = 1000
 CALIBRATION = dict[object, "Extent"]
-SEEDS = {"worker_killed": (1, 23), "api_error": (16, 38)}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,27 @@ def test_what_is_looked_for_can_be_found(run: Callable[..., Ending]) -> None:
     assert run(plain, "interrupted_often", 15).wrong == "failed_but_success_was_right"
     assert run(plain, "user_error", 12).num_tries == 4
     assert run(forgetful, "worker_killed", 1).num_duplicates == 1
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_an_error_at_each_call_is_got_over(tmp_path: Path, extents: CALIBRATION) -> None:
+    """Each call of the workers, and the triggerer's first ones: those of later polls are the same."""
+    extent = measure(tradewind, tmp_path / "undisturbed")
+    calls = [(stage, min(number, 6)) for stage, number in extent.calls.items()]
+    places = [(stage, call) for stage, number in calls for call in range(number)]
+    for number, (stage, call) in enumerate(places):
+        for way in range(len(ways_to_fail(Random(0)))):
+            folder, fault = tmp_path / f"{number}-{way}", ways_to_fail(Random(0))[way]
+            with World(folder=folder, make_operator=tradewind) as world:
+                world.trainer.work_s = 60.0
+                fault.skip = call
+                fail_a_call(world, stage, fault)
+                state = world.run()
+                seen = (state, world.has_result, world.airflow.num_tries, world.num_duplicates, world.cluster.live_pods)
+                assert fault.times == 0, "the call was not made"
+                assert seen == ("success", True, 1, 0, []), f"{stage} call {call}: {fault}"
+            shutil.rmtree(folder)
 
 
 @pytest.mark.chaos
