@@ -23,9 +23,12 @@ from airflow.sdk import (
 from airflow.sdk.bases.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferralTimeout
 from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.supervisor import set_supervisor_comms
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from include.errors import GateError, ServiceError
+from include.testing.attempt import Attempt
+from include.testing.process import borrowed_process
 from include.testing.supervisor import FakeSupervisor
 from include.testing.tasks import TaskNotSuccessfulError, run_task
 
@@ -327,3 +330,22 @@ def test_what_only_a_real_airflow_knows_is_said() -> None:
     result = run_task(do(lambda c: c["ti"].get_dr_count(dag_id="some")))
     assert isinstance(result.error, NotImplementedError)
     assert "GetDRCount must be a message that the fake supervisor can answer" in str(result.error)
+
+
+def test_an_attempt_is_moved_by_hand_from_process_to_process() -> None:
+    dag = DAG("by_hand", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC))
+    Wait(task_id="t", word="go", dag=dag)
+    attempt = Attempt(
+        task=dag.get_task("t"),
+        supervisor=FakeSupervisor(),
+        try_number=1,
+        dag_run={"run_id": "run-1", "partition_key": None},
+    )
+    with borrowed_process(), set_supervisor_comms(attempt.supervisor):
+        attempt.execute()
+        assert attempt.state == "deferred"
+        assert attempt.make_trigger() is not attempt.make_trigger(), "each triggerer makes its own"
+        attempt.fire(TriggerEvent(["went"]))
+        assert attempt.state == "queued"
+        attempt.execute()
+        assert (attempt.state, attempt.xcoms["return_value"]) == ("success", ["went", 2])
