@@ -49,6 +49,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 @pytest.fixture(autouse=True)
 def _airflow(lake: Storage, mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", lake.root)  # where a trainer and the tasks that follow it meet
     monkeypatch.setenv(VARIABLE, f"commit of {lake.root}")
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", mlflow_url)
     monkeypatch.setenv("AIRFLOW_CONN_TRADEWIND_LAKE", json.dumps({"conn_type": "fs", "extra": {"path": lake.root}}))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from include.errors import BadInputError, TrainingError
+from include.errors import BadInputError, SetupError, TrainingError
 from include.lake.storage import Storage
 from include.training import command
 from include.training.commit import VARIABLE
@@ -351,6 +351,13 @@ def test_a_trainer_that_a_clear_has_stopped_is_followed_by_another(
     trainer(job, storage, say).run()
     assert any("another one goes on" in line for line in lines)
     assert any(line.startswith("continuing after epoch") for line in lines)
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / f"tradewind-trainers-{os.getuid()}"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(SetupError, match=r"must be a folder that only user \d+ may enter; got .* mode 755"):
+        LocalRun.of("/lake/jobs/m/1/job.json")
 
 
 def test_what_trainers_left_behind_weeks_ago_is_deleted_unless_one_lives(tmp_path: Path) -> None:
