@@ -30,6 +30,8 @@ REPO = Path(__file__).parents[2]
 TEXT = (REPO / "include/models/flight_delays/model.yaml").read_text()
 STAGES = ("deploy", "ingest", "materialize", "monitor", "rollback", "score", "train")
 CORES = "0,1"
+MAX_UNNOTICED_S = 6.0
+"""After so long the bundle has looked for changes once more."""
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -87,6 +89,13 @@ class ParsedModels:
                 raise TimeoutError(f"{waited}; errors: {self.errors()}; it said:\n{said}")
             time.sleep(0.25)
         return time.monotonic() - began_s
+
+    def wait_until_idle(self) -> None:
+        """Wait until no file is parsed, and none is asked for again."""
+        processor = psutil.Process(self.process.pid)
+        for _ in range(2):
+            self.wait_until(lambda: not processor.children(), timeout_s=600)
+            time.sleep(MAX_UNNOTICED_S)
 
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU seconds of the processor, of the processes that it parses files in, and of PostgreSQL."""

@@ -58,6 +58,7 @@ def test_a_thousand_models() -> None:
         assert parsed.errors() == {}
 
         # A change is noticed without waiting for the next pass.
+        parsed.wait_until_idle()
         changed = f"model_{NUM_MODELS // 2:04d}"
         write_model(parsed.folder, changed, TEXT.replace("owner: ml-platform", "owner: somebody-else"))
         changed_s = parsed.wait_until(
@@ -65,6 +66,7 @@ def test_a_thousand_models() -> None:
         )
 
         # A broken one hides no other, and is shown.
+        parsed.wait_until_idle()
         write_model(parsed.folder, "model_0007", TEXT.replace("max_epochs", "max_epoch"))
         broken_s = parsed.wait_until(lambda: len(parsed.errors()) == 1, timeout_s=600)
         assert all("model_0007/model.yaml cannot be used" in error for error in parsed.errors().values())
