@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from operators.remote_training import Work
+    from operators.remote_work import Work
 
 _PLACES = {
     "job": ("batch/v1", "jobs", CONTAINER),

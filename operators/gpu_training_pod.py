@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from operators.remote_training import Work
+    from operators.remote_work import Work
 
 
 class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):

@@ -8,7 +8,7 @@ The work's name is the task instance's own over all tries, so Kubernetes itself 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,15 @@ from include.training.failures import Evidence, Failure, FailureKind, decide_out
 from include.training.interruptions import Interruptions
 from include.training.manifests import RemoteTraining, pod_spec
 from include.training.profiles import resolve_profile
-from include.training.remote_names import TaskKey, label_value, remote_annotations, remote_labels, remote_name
+from include.training.remote_names import remote_annotations, remote_labels, remote_name
 from include.training.scheduling import why_no_node
 from include.training.sweep import has_ended
 from include.training.watch import End, Watch
 from operators.hooks.kubernetes_calls import RefusedError, object_path
 from operators.hooks.kubernetes_objects import KubernetesObjects
 from operators.hooks.lake import LakeHook
+from operators.remote_work import SETTLED, Work, folder, is_own, task_key
+from sensors.triggers.pod_log import PodLog
 from sensors.triggers.remote_training import PauseTrigger, RemoteTrainingTrigger
 
 if TYPE_CHECKING:
@@ -34,29 +36,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from include.lake.storage import Storage
-    from include.training.job import Job
 
-SETTLED = "tradewind/settled"
-"""Annotation of work whose end has been decided on; the next try does not take it for its own."""
-_JOB_LABEL = "tradewind/job"
 _STATE_KEY = "tradewind_interruptions"
 _PAUSE_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One training on Kubernetes, before anything is asked of it.
-
-    Attributes:
-        job: What is trained.
-        storage: Where the job and its result are.
-        training: What manifests are made from.
-    """
-
-    job: Job
-    storage: Storage
-    training: RemoteTraining
 
 
 class RemoteTrainingMixin:
@@ -158,7 +140,7 @@ class RemoteTrainingMixin:
         watch = self.watch(work)
         path = self._owner = watch.owner
         found = self.api.get(path)
-        if found is not None and not _is_own(found, work):
+        if found is not None and not is_own(found, work):
             self.log.info("%s is left over, and deleted first", path)
             self.api.delete(path, grace_s=self._grace_s, uid=found["metadata"].get("uid"))
             found = self.api.get(path)
@@ -168,7 +150,7 @@ class RemoteTrainingMixin:
             self.log.info("found %s, and go on with it", path)
             return watch
         owner, *rest = self.manifests(work, context)
-        created = self.api.create(_folder(path), owner)
+        created = self.api.create(folder(path), owner)
         self.log.info("%s %s", "created" if created else "found", path)
         for each in rest:
             self._create_owned(each, path)
@@ -204,10 +186,21 @@ class RemoteTrainingMixin:
         try:
             path = self.watch(work).owner
             found = self.api.get(path)
-            if found is not None and not has_ended(found):
+            if found is None:
+                return
+            self._pass_on_log(work, found)
+            if not has_ended(found):
                 self.api.delete(path, grace_s=self._grace_s)
         except (TradewindError, AirflowException) as error:
             self.log.warning("%s The janitor deletes what is left.", error)
+
+    def _pass_on_log(self, work: Work, found: Mapping[str, Any]) -> None:
+        """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""
+        watch = self.watch(work)
+        if not watch.selector:
+            log = PodLog(path=watch.owner, container=watch.container)
+            for line in log.unread(self.api.log(watch.owner, **log.query(found))):
+                self.log.info("%s", line)
 
     def _refused(self, work: Work, context: Context, error: RefusedError) -> dict[str, Any]:
         """Wait while a quota is used up; whatever else is refused needs a person."""
@@ -277,22 +270,3 @@ class RemoteTrainingMixin:
 
         checkpoint = newest_checkpoint(work.job, storage=work.storage)
         return failure.error(f"training job {work.job.key}", checkpoint=checkpoint, next_try=next_try)
-
-
-def task_key(context: Context) -> TaskKey:
-    """Return which task instance runs."""
-    instance = context["ti"]
-    index = -1 if instance.map_index is None else instance.map_index
-    return TaskKey(dag_id=instance.dag_id, run_id=str(context["run_id"]), task_id=instance.task_id, map_index=index)
-
-
-def _is_own(found: Mapping[str, Any], work: Work) -> bool:
-    """Return whether an object trains this job, and nobody has told it to end or decided on its end."""
-    metadata = found["metadata"]
-    if metadata.get("deletionTimestamp") or SETTLED in (metadata.get("annotations") or {}):
-        return False
-    return (metadata.get("labels") or {}).get(_JOB_LABEL) == label_value(work.job.key)
-
-
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]

@@ -67,6 +67,26 @@ class KubernetesObjects:
         """Return an object, or a list of them; None if there is none."""
         return self._call("GET", path, query=query)
 
+    def log(self, path: str, **query: str) -> str:
+        """Return a pod's log; nothing if it cannot be read."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            self._client.call_api(
+                f"{path}/log",
+                "GET",
+                query_params=list(query.items()),
+                response_types_map={200: "str"},  # makes "b'...'" of it; the bytes themselves are in the response
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=REQUEST_TIMEOUT_S,
+            )
+        except (ApiException, HTTPError, OSError, ValueError):
+            return ""
+        read: bytes = self._client.last_response.data
+        return read.decode("utf-8", errors="replace")
+
     def create(self, path: str, manifest: Mapping[str, Any]) -> bool:
         """Create an object; False if its name is taken, by an earlier call whose answer was lost too.
 

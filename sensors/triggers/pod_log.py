@@ -23,12 +23,12 @@ class PodLog:
     """Reads the log of one pod from where it was read before.
 
     Args:
-        api: The API.
+        api: The API; None for who reads by other means, with `query` and `unread`.
         path: Of the pod.
         container: Its container.
     """
 
-    def __init__(self, api: AsyncKubernetesObjects, *, path: str, container: str) -> None:
+    def __init__(self, api: AsyncKubernetesObjects | None = None, *, path: str, container: str) -> None:
         self._api = api
         self._path = path
         self._container = container
@@ -39,11 +39,9 @@ class PodLog:
 
     async def new_lines(self, pod: Mapping[str, Any]) -> list[str]:
         """Return the lines that nobody has read; none if the log cannot be read now."""
-        if not self._began:
-            self._begin(pod)
-        query = {"container": self._container, "timestamps": "true"}
-        if self._after:
-            query["sinceTime"] = self._after
+        query = self.query(pod)
+        if self._api is None:
+            return []
         self.is_behind = True
         try:
             async with asyncio.timeout(_READ_S):
@@ -51,16 +49,23 @@ class PodLog:
         except (TradewindError, TimeoutError):
             return []
         self.is_behind = text is None
-        return self._unread(text or "")
+        return self.unread(text or "")
 
     async def remember(self) -> None:
         """Note on the pod how far its log was read, for whoever goes on."""
-        if self._after:
+        if self._after and self._api is not None:
             try:
                 cursor = {CURSOR: f"{self._after} {self._same}"}
                 await self._api.patch(self._path, {"metadata": {"annotations": cursor}})
             except TradewindError:
                 return  # a line that comes twice is no reason to end a training
+
+    def query(self, pod: Mapping[str, Any]) -> dict[str, str]:
+        """Return what to ask the server for: what nobody has read."""
+        if not self._began:
+            self._begin(pod)
+        query = {"container": self._container, "timestamps": "true"}
+        return query | ({"sinceTime": self._after} if self._after else {})
 
     def _begin(self, pod: Mapping[str, Any]) -> None:
         self._began = True
@@ -69,7 +74,7 @@ class PodLog:
         self._after = stamp if _moment(stamp) else ""
         self._same = int(same) if same.isdigit() else 0
 
-    def _unread(self, text: str) -> list[str]:
+    def unread(self, text: str) -> list[str]:
         """Return the lines after the cursor, and move it; the server gives whole seconds."""
         start, num_read, at_start = _moment(self._after), self._same, 0
         found = []

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 _LAST_READS = 3
+_ENDING_POLL_S = 1.0
 
 
 class RemoteTrainingTrigger(BaseTrigger):
@@ -62,7 +63,8 @@ class RemoteTrainingTrigger(BaseTrigger):
             if end is not None:
                 yield TriggerEvent(end.to_json())
                 return
-            await asyncio.sleep(self._watch.poll_s)
+            # Its last words are there only as long as it is.
+            await asyncio.sleep(min(_ENDING_POLL_S, self._watch.poll_s) if watcher.is_ending else self._watch.poll_s)
 
     async def on_kill(self) -> None:
         """Delete the work."""

@@ -365,3 +365,10 @@ def test_no_rights_are_told_and_not_tried_again(world: World) -> None:
     assert world.run() == "failed"
     assert "RefusedError: POST /api/v1/namespaces/ml/pods must be allowed; got 403" in world.airflow.errors[0]
     assert world.airflow.num_tries == 1
+
+
+def test_the_log_of_a_pod_that_ended_unwatched_is_passed_on(world: World) -> None:
+    world.trainer.work_s = 120
+    world.airflow.fates.append(Fate(stage="first", at_boundary=32))
+    assert world.run() == "success"
+    assert [sum(event.endswith(f" {done} of 120 s are done") for event in world.events) for done in (60, 120)] == [1, 1]
