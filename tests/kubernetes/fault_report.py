@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ def report(found: Mapping[str, Endings], *, wall_s: float) -> dict[str, Any]:
             kind: {name: summary(each for each in endings if each["kind"] == kind) for name, endings in found.items()}
             for kind in KINDS
         },
-        "not_right": {name: [_short(each) for each in endings if _is_bad(each)] for name, endings in found.items()},
+        "seeds_not_right": {name: _not_right(endings) for name, endings in found.items()},
     }
 
 
@@ -125,13 +125,15 @@ _UNITS = {
 }
 
 
-def _is_bad(ending: Mapping[str, Any]) -> bool:
-    return bool(ending["wrong"] or ending["num_orphans"] or ending["num_duplicates"])
-
-
-def _short(ending: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("seed", "kind", "second", "state", "wrong", "num_tries", "num_orphans", "num_duplicates", "num_overlaps")
-    return {name: ending[name] for name in names}
+def _not_right(endings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return fault and what was wrong -> seeds."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for each in endings:
+        counted = [name for name in ("num_orphans", "num_duplicates") if each[name]]
+        for wrong in (each["wrong"], *counted):
+            if wrong:
+                found[f"{each['kind']}: {wrong}"].append(str(each["seed"]))
+    return {what: " ".join(seeds) for what, seeds in sorted(found.items())}
 
 
 def main(num_sequences: str, path: str) -> None:
