@@ -88,11 +88,11 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
         job.training  # noqa: B018 - refuses parameters before any row is read
         if _is_done(job, storage=storage):
             return ExitCode.DONE, ""
-        if stop.run:
-            stop.claim = Claim.take(job, storage=storage)
         watch = _Watch()
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
+        if stop.run:
+            stop.claim = Claim.take(job, storage=storage)
         watch.lap("preflight")
         with _sampler(job, storage=storage, machine=machine) as sampler:
             blame = ExitCode.BAD_DATA

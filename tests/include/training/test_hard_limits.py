@@ -151,6 +151,7 @@ def test_a_disk_that_fills_up_while_training_is_the_machines_fault(
     assert second == {"error": None, "epochs": 150}
 
 
+@pytest.mark.chaos
 def test_a_refused_allocation_needs_a_person(attempt: Callable[..., list[dict[str, Any]]]) -> None:
     (found,) = attempt(address_space_mib=8192, params={"hidden": [60_000, 60_000]})
     assert found["error"] == "SetupError"

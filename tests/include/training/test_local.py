@@ -267,6 +267,7 @@ def test_a_trainer_that_nobody_follows_any_more_saves_a_checkpoint_and_ends(
     assert "interrupted by no task has followed it for 1 s" in LocalRun.of(job.uri).log.read_text()
 
 
+@pytest.mark.chaos
 def test_a_trainer_that_a_retry_on_another_machine_has_replaced_ends(
     storage: Storage, task: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +319,7 @@ def test_two_tries_at_once_share_one_trainer(storage: Storage) -> None:
     assert sum("trains this job since" in line for said in lines for line in said) == 1
 
 
+@pytest.mark.chaos
 def test_a_task_that_is_stopped_leaves_the_trainer_to_another_that_follows_it(
     storage: Storage, task: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -335,6 +337,7 @@ def test_a_task_that_is_stopped_leaves_the_trainer_to_another_that_follows_it(
     wait_for_end(pid)
 
 
+@pytest.mark.chaos
 def test_a_trainer_that_a_clear_has_stopped_is_followed_by_another(
     storage: Storage, task: Callable[..., subprocess.Popen[str]]
 ) -> None:
