@@ -35,7 +35,8 @@ def _kill(stages: tuple[Stage, ...], *, with_warning: bool = False, cancelled: b
 
     def arm(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
         stage = draw.choice(stages)
-        at = 1 + int(draw.random() * extent.boundaries.get(stage, 1))
+        late = max(draw.random(), draw.random())  # what counts comes last: the pod is there, and who knows of it?
+        at = 1 + int(late * extent.boundaries.get(stage, 1))
         fate = Fate(stage=stage, at_boundary=at, with_warning=with_warning, cancelled=cancelled, struck=struck)
         fate.skip = draw.choice((0, 1)) if world.num_armed and not cancelled else 0
         world.num_armed += 1

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WRITE_TO = os.environ.get("TRADEWIND_BENCH_TO")
 NUM_SEQUENCES = 1000
+SEEDS = {"worker_killed": 111}
+"""Here the worker dies between the pod's creation and its own note of it; other kinds have the first seed of theirs."""
 CALIBRATION = dict[object, "Extent"]
 
 
@@ -51,7 +53,7 @@ def run(tmp_path: Path, extents: CALIBRATION) -> Callable[..., Ending]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_befalls_a_training_its_task_tells_the_truth(kind: str, run: Callable[..., Ending]) -> None:
-    ending = run(tradewind, kind, KINDS.index(kind))
+    ending = run(tradewind, kind, SEEDS.get(kind, KINDS.index(kind)))
     assert kind == "nothing" or ending.happened
     assert (ending.state, ending.wrong) == (ending.wanted, "")
     assert (ending.num_orphans, ending.num_duplicates, ending.num_overlaps) == (0, 0, 0)
