@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
-_CODE = ("include/**/*.py", "operators/**/*.py", "sensors/**/*.py")
+_CODE = ("dags/**/*.py", "include/**/*.py", "operators/**/*.py", "sensors/**/*.py")
 
 
 class ModelFoldersBundle(LocalDagBundle):

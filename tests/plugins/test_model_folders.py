@@ -64,9 +64,10 @@ def refreshed(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         lambda repo: (repo / "include/models/one/model.yaml").write_text("second"),
         lambda repo: (repo / "include/models/one/model.yaml").rename(repo / "include/models/one/gone"),
         lambda repo: (repo / "operators/train_model.py").write_text("second"),
+        lambda repo: (repo / "dags/train.py").write_text("second"),
         lambda repo: (repo / "sensors").mkdir() or (repo / "sensors/new.py").write_text(""),
     ],
-    ids=["written", "removed", "code", "new"],
+    ids=["written", "removed", "code", "dag", "new"],
 )
 def test_a_change_asks_for_all_dag_files_once(
     repo: Path, refreshed: Callable[[], list[str]], change: Callable[[Path], object]
