@@ -87,14 +87,14 @@ class RemoteTrainingMixin:
         raise TaskDeferred(
             trigger=RemoteTrainingTrigger(conn_id=self.kubernetes_conn_id, watch=watch.to_json()),
             method_name="resume",
-            kwargs={"owner": watch.owner, "until_gone": watch.until_gone},
+            kwargs={"owner": watch.owner, "until_gone": watch.until_gone, "job_uri": work.job.uri},
         )
 
     def resume(
-        self, context: Context, event: dict[str, Any], owner: str = "", *, until_gone: bool = False
+        self, context: Context, event: dict[str, Any], owner: str, *, until_gone: bool, job_uri: str
     ) -> dict[str, Any]:
-        """Go on after the trigger: decide by the result and by what was seen."""
-        work, end = self._work(context), End.from_json(event)
+        """Go on after the trigger: decide by the result and by what was seen; the code may have changed meanwhile."""
+        work, end = self._work(context, job_uri=job_uri), End.from_json(event)
         self._owner = owner
         outcome = decide_outcome(self._result(work), end.evidence)
         if outcome is not None and outcome.succeeded:
@@ -117,12 +117,17 @@ class RemoteTrainingMixin:
         if self._owner:
             self._delete(grace_s=self._grace_s)
 
-    def _work(self, context: Context) -> Work:
+    def _work(self, context: Context, *, job_uri: str = "") -> Work:
+        """Return the work of a job that was written before, or of the one that the present code writes."""
+        from include.training.job import load_job
         from include.training.submit import submit_job
 
         spec, storage = load_spec(self.model), LakeHook(self.lake_conn_id).get_conn()
         profile = resolve_profile(spec.training, name=self.profile)
-        job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
+        if job_uri:
+            job = load_job(job_uri, storage=storage)
+        else:
+            job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
         key = task_key(context)
         self._grace_s = profile.grace_s
         training = RemoteTraining(

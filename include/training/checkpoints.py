@@ -76,7 +76,7 @@ class Checkpoints:
         except BaseException:
             self._delete_rest(step)  # on a full disk, half a checkpoint would stand in the way of all that follow
             raise
-        self._delete_older(step)
+        self._delete_older()
 
     def load_newest(self, *, say: Callable[[str], None] = lambda _line: None) -> tuple[int, dict[str, Any]] | None:
         """Return the newest whole state and its step, None if there is none; damaged ones are passed over, and said.
@@ -152,10 +152,10 @@ class Checkpoints:
         write_bytes(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode(), storage=self.storage)
         self._flush(folder)
 
-    def _delete_older(self, newest: int) -> None:
+    def _delete_older(self) -> None:
         """Delete all but the newest complete ones, and what a writer that was killed left behind."""
         found = self._found()
-        complete = sorted(step for step, names in found.items() if MANIFEST in names and step <= newest)
+        complete = sorted(step for step, names in found.items() if MANIFEST in names)
         for step in found.keys() - set(complete[-self.num_kept :]):
             self._delete(step, found[step])
 

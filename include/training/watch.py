@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from include.training.pod_status import Seen
 
-Reason = Literal["ended", "gone", "silent", "refused", "pending", "stuck", "too_long"]
+Reason = Literal["ended", "gone", "silent", "pending", "stuck", "too_long"]
 
 _STUCK_MARGIN_S = 60.0
 """Beyond its grace: a kubelet that lives has ended the pod by then."""
@@ -121,7 +121,7 @@ class Watcher:
 
     watch: Watch
     words: str = ""
-    _began_s: float | None = None
+    _pending_since_s: float | None = None
     _silent_since_s: float | None = None
     _ending_since_s: float | None = None
     _running_since_s: float | None = None
@@ -152,8 +152,6 @@ class Watcher:
             now_s: Seconds of a steady clock.
         """
         self.words, self._silent_since_s = "", None
-        if self._began_s is None:
-            self._began_s = now_s
         if sight.owner is None:
             return self._end("gone")
         self._last = sight
@@ -195,6 +193,7 @@ class Watcher:
         return self._end("stuck", FailureKind.NODE_LOST, text)
 
     def _running(self, now_s: float) -> End | None:
+        self._pending_since_s = None
         if self._running_since_s is None:
             self._running_since_s = now_s
             self._say("it runs")
@@ -206,7 +205,9 @@ class Watcher:
     def _pending(self, sight: Sight, now_s: float) -> End | None:
         found = _why_pending(sight)
         text = "; ".join(found.evidence) if found else "no reason is given"
-        for_s = max(now_s - (self._began_s or 0.0), _age_in_the_cluster_s(sight))
+        if self._pending_since_s is None:
+            self._pending_since_s = now_s
+        for_s = max(now_s - self._pending_since_s, _pending_in_the_cluster_s(sight))
         self._say(f"it waits to run: {text}")
         if for_s < self.watch.pending_s:
             return None
@@ -247,9 +248,14 @@ def _trimmed(pod: Seen) -> dict[str, Any]:
     }
 
 
-def _age_in_the_cluster_s(sight: Sight) -> float:
-    """Return how old the work was when the newest event came; by the cluster's clocks alone, and over restarts."""
-    began = _at((sight.owner or {}).get("metadata", {}).get("creationTimestamp"))
+def _pending_in_the_cluster_s(sight: Sight) -> float:
+    """Return for how long the work was as it is when the newest event came; by the cluster's clocks alone.
+
+    It outlives the watcher, and begins anew when work that ran is queued again or its node is not heard any more.
+    """
+    owner = sight.owner or {}
+    changes = [found.get("lastTransitionTime") for found in (owner.get("status") or {}).get("conditions") or ()]
+    began = max(_at(text) for text in ((owner.get("metadata") or {}).get("creationTimestamp"), *changes))
     seen = [at for event in sight.events if (at := _at(event.get("lastTimestamp")))]
     return max(0.0, max(seen) - began) if began and seen else 0.0
 

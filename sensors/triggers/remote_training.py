@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include.errors import ServiceError
-from include.training.failures import Failure, FailureKind
 from include.training.pod_status import phase
 from include.training.watch import End, Sight, Watch, Watcher
 from operators.hooks.kubernetes_calls import RefusedError, object_path
@@ -54,9 +53,7 @@ class RemoteTrainingTrigger(BaseTrigger):
                 end = watcher.decide(sight, now_s=loop.time())
                 if end is not None:
                     await self._catch_up(sight)
-            except RefusedError as error:
-                end = End(reason="refused", failure=Failure(kind=FailureKind.USER_ERROR, evidence=(str(error),)))
-            except ServiceError as error:
+            except (RefusedError, ServiceError) as error:  # a right or a token that is gone may come back: it runs on
                 end = watcher.silent(now_s=loop.time(), error=str(error))
             if watcher.words:
                 self.log.info("%s: %s", self._watch.owner.rpartition("/")[2], watcher.words)

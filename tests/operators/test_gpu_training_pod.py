@@ -294,6 +294,12 @@ def test_a_pod_that_finished_unwatched_is_found_and_not_run_again(world: World) 
     assert (created(world), len(world.trainer.runs)) == (1, 1)
 
 
+def test_a_result_counts_although_the_code_changed_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    after(world, 30, lambda: monkeypatch.setenv(VARIABLE, "f" * 40))
+    assert world.run() == "success"
+    assert created(world) == 1
+
+
 def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(world: World) -> None:
     world.airflow.fates += [Fate(stage="first", at_boundary=32)]
     assert world.run() == "success"

@@ -64,6 +64,13 @@ def test_the_newest_is_found_and_only_so_many_are_kept(place: Storage) -> None:
     assert is_whole(found)
 
 
+def test_an_older_writer_deletes_nothing_newer(storage: Storage) -> None:
+    newer, older = of(storage, num_kept=1), of(storage, num_kept=1)
+    newer.save(100, state(100))
+    older.save(50, state(50))
+    assert newer.steps() == [100]
+
+
 @pytest.mark.parametrize("damage", ["no manifest", "no state", "half a state", "half a manifest", "another state"])
 def test_a_damaged_newest_one_is_passed_over_and_said(place: Storage, damage: str) -> None:
     checkpoints = of(place, damage.replace(" ", "-"))

@@ -57,6 +57,7 @@ def last(watch: Watch, *looks: tuple[float, Sight]) -> End | None:
         ([(0, sight(pod("Running"))), (900, sight(pod("Running")))], "too_long", K.DEADLINE),
         ([(0, sight(pod("Running", ending=True))), (89, sight(pod("Running", ending=True)))], None, None),
         ([(0, sight(pod("Running", ending=True))), (90, sight(pod("Running", ending=True)))], "stuck", K.NODE_LOST),
+        ([(0, sight(pod("Running"))), (899, sight(pod("Unknown")))], None, None),  # it waits anew, since it has run
         ([(0, sight(pod("Running"))), (5, sight(None))], "gone", None),
         ([(0, sight(pod("Succeeded")))], "ended", None),
         ([(0, sight(pod("Failed", ending=True)))], "ended", None),
@@ -87,6 +88,19 @@ def test_a_job_ends_when_its_controller_says_so(
     end = last(JOB, (0, Sight(owner=owner, pods=pods)))
     assert (end.reason if end else None) == reason
     assert (end.failure.kind if end and end.failure else None) == kind
+
+
+def test_a_job_that_is_queued_again_waits_anew() -> None:
+    suspended = {
+        "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"suspend": True},
+        "status": {
+            "conditions": [{"type": "Suspended", "status": "True", "lastTransitionTime": "2026-01-01T02:00:00Z"}]
+        },
+    }
+    for at, is_over in (("2026-01-01T02:04:59Z", False), ("2026-01-01T02:05:00Z", True)):
+        end = last(JOB, (0, Sight(owner=suspended, events=[unschedulable(at)])))
+        assert (end is not None) == is_over
 
 
 def test_it_says_what_is_new_and_nothing_twice() -> None:
