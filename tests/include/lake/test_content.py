@@ -4,7 +4,6 @@ import pyarrow as pa
 
 from include.lake.content import content_hash
 from include.lake.tables import read_table, write_partition
-from include.tasks.multiclass import MulticlassClassification
 from include.tasks.outputs import output_type
 
 KIND = output_type(num_classes=3)
