@@ -147,7 +147,9 @@ def test_its_model_yaml_becomes_todays(home: Home) -> None:
     assert new.retraining.min_loss_increase == before["retraining"]["min_log_loss_increase"]
     assert new.source.grain == "month"
     assert new.source.cron == "0 0 1 * *"
-    but: dict[str, Any] = {"owner": True, "description": True, "source": {"cron"}}
+    assert new.rollout.max_mean_prediction_shift == RolloutSpec().max_mean_prediction_shift  # wider in today's
+    changed = {"source": {"cron"}, "rollout": {"max_mean_prediction_shift"}}
+    but: dict[str, Any] = {"owner": True, "description": True, **changed}
     assert new.model_dump(exclude=but) == SPEC.model_dump(exclude=but)
 
 
