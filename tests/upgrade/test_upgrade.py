@@ -32,7 +32,7 @@ from include.runtime import processes
 from include.runtime.home import Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import Deployment, Ports
-from include.spec import load_spec
+from include.spec import RolloutSpec, load_spec
 from include.spec.load import parse_spec
 from include.spec.migrate import migrate
 from tests.running import RunningModelServer
