@@ -131,6 +131,8 @@ class Deployment:
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
             # The bundle tells of changes; without one it takes no time from the tasks.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
+            # Airflow's own 30 s would pass over a model that is changed again, or soon after the last parse.
+            "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
             # What is wrong with a spec is shown first; by the files' times, it would come when all Dags are parsed.
             "AIRFLOW__DAG_PROCESSOR__FILE_PARSING_SORT_MODE": "alphabetical",
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.logs / "tasks"),
