@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from include.spec import ModelSpec
 
-_ANY_KEY = "^[0-9]{4}-(W[0-9]{2}|[0-9]{2}(-[0-9]{2}(T[0-9]{2})?)?)$"
+_WEEK, _MONTH = "W(0[1-9]|[1-4][0-9]|5[0-3])", "(0[1-9]|1[0-2])"
+_DAY, _HOUR = "(0[1-9]|[12][0-9]|3[01])", "([01][0-9]|2[0-3])"
+_ANY_KEY = f"^[0-9]{{4}}-({_WEEK}|{_MONTH}(-{_DAY}(T{_HOUR})?)?)$"
 _MAX_PARTITIONS = 120
 _MAX_AT_ONCE = 2
 

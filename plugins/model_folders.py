@@ -6,11 +6,13 @@ It lies here since every process of Airflow has this folder on its path, also th
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 import psutil
+from airflow.configuration import conf
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
 _CODE = ("dags/**/*.py", "include/**/*.py", "operators/**/*.py", "sensors/**/*.py")
@@ -33,7 +35,7 @@ class ModelFoldersBundle(LocalDagBundle):
         Airflow drops the request for a file that it is parsing, which may have read what was there before; so they are
         asked for once more when such processes have ended, and Airflow has had the time to take what they made.
         """
-        running = frozenset(child.pid for child in psutil.Process().children())
+        running = self._parsing()
         seen = self._look()
         if self._seen is not None and seen != self._seen:
             self._began_before = running
@@ -42,6 +44,16 @@ class ModelFoldersBundle(LocalDagBundle):
             self._began_before = frozenset()
             self._ask_for_dag_files()
         self._seen, self._running = seen, running
+
+    def _parsing(self) -> frozenset[int]:
+        """Return the processes that may be parsing; one that is older than Airflow lets them get, serves logs."""
+        oldest_s = time.time() - conf.getfloat("dag_processor", "dag_file_processor_timeout")
+        found = set()
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                if child.create_time() > oldest_s:
+                    found.add(child.pid)
+        return frozenset(found)
 
     def _look(self) -> dict[str, int]:
         """Return when each file of which Dags are made was last written or replaced, in ns."""

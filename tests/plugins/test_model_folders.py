@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from airflow.models.dagbag import DagPriorityParsingRequest
 from sqlalchemy import create_engine, delete, select
@@ -46,7 +47,13 @@ def refreshed(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     DagPriorityParsingRequest.__table__.create(engine)
     session_class = sessionmaker(engine)
     monkeypatch.setattr("airflow.settings.Session", session_class)
-    bundle = bundle_module().ModelFoldersBundle(name="tradewind", path=str(repo))
+    others = {child.pid for child in psutil.Process().children()}  # servers of other tests
+
+    class Bundle(bundle_module().ModelFoldersBundle):  # type: ignore[misc]
+        def _parsing(self) -> frozenset[int]:
+            return frozenset(super()._parsing() - others)
+
+    bundle = Bundle(name="tradewind", path=str(repo))
 
     def refresh() -> list[str]:
         bundle.refresh()
