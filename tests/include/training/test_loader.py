@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from include.training.loader import Batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CPU = torch.device("cpu")
 TABLE = [torch.arange(1000), torch.arange(2000, dtype=torch.float32).reshape(1000, 2)]
@@ -15,12 +19,21 @@ ORDER = torch.randperm(1000, generator=torch.Generator().manual_seed(3)).split(6
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def loader_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+@pytest.fixture
+def loader_threads() -> Callable[[], list[str]]:
+    """Return a function that names the loaders' threads that this test has begun and that live."""
+    others = set(threading.enumerate())
+
+    def living() -> list[str]:
+        return [each.name for each in threading.enumerate() if each not in others and each.name.startswith("loader")]
+
+    return living
 
 
 @pytest.mark.parametrize("is_resident", [True, False])
-def test_batches_come_in_the_order_that_is_asked_for(is_resident: bool) -> None:
+def test_batches_come_in_the_order_that_is_asked_for(
+    is_resident: bool, loader_threads: Callable[[], list[str]]
+) -> None:
     batches = Batches(TABLE, device=CPU, is_resident=is_resident)
     found = list(batches.feed(iter(ORDER)))
     assert len(found) == len(ORDER) == 16
@@ -31,7 +44,7 @@ def test_batches_come_in_the_order_that_is_asked_for(is_resident: bool) -> None:
     assert loader_threads() == []
 
 
-def test_a_stream_that_is_closed_early_leaves_no_thread() -> None:
+def test_a_stream_that_is_closed_early_leaves_no_thread(loader_threads: Callable[[], list[str]]) -> None:
     stream = Batches(TABLE, device=CPU, is_resident=False).feed(iter(ORDER))
     next(stream)
     assert len(loader_threads()) == 1
