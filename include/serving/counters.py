@@ -44,7 +44,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     predictions: Sequence[Any] | None
     sums: tuple[float, ...]
     columns: Mapping[str, Sequence[Any]]
-    strings: Sequence[str]
+    strings: frozenset[str]
     logged_at_us: int
 
     @property

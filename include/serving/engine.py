@@ -228,7 +228,7 @@ class Engine:
                     predictions=outcome.predictions,
                     sums=outcome.sums,
                     columns=scored.columns,
-                    strings=sorted(served.reader.strings),
+                    strings=served.reader.strings,
                     logged_at_us=now_us,
                 )
             )

@@ -15,7 +15,6 @@ import struct
 import threading
 import time
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -181,15 +180,10 @@ class Journal:
         if self._file is None:
             raise OSError("the journal is closed")
         frame = _framed(content)
-        before = os.fstat(self._file).st_size
-        try:
-            if os.write(self._file, frame) == len(frame):
-                return
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, before)
-            raise
-        os.ftruncate(self._file, before)
+        num_written = os.write(self._file, frame)
+        if num_written == len(frame):
+            return
+        os.ftruncate(self._file, os.fstat(self._file).st_size - num_written)
         raise OSError("the disk has no room for a whole frame")
 
     def _replay(self, segment: int) -> None:

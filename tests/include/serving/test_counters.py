@@ -23,7 +23,7 @@ def work(**fields: Any) -> Work:
         "predictions": [0.25, 0.5],
         "sums": (0.75,),
         "columns": {},
-        "strings": [],
+        "strings": frozenset(),
         "logged_at_us": 0,
     }
     return Work(**{**values, **fields})

@@ -27,7 +27,7 @@ number = 0
 while True:
     journal.append(Work(model="m", revision=1, version="1", role="champion", request_id=str(number), example_ids=None,
         latency_ms=1.0, output="p", num_classes=0, predictions=[0.5], sums=(0.5,), columns={"x": ["y" * 400]},
-        strings=["x"], logged_at_us=0))
+        strings=frozenset({"x"}), logged_at_us=0))
     print(number, flush=True)
     number += 1
     if number % 50 == 0:
@@ -49,7 +49,7 @@ def work(number: int = 0, **fields: Any) -> Work:
         "predictions": [0.5],
         "sums": (0.5,),
         "columns": {"carrier": ["AA"]},
-        "strings": ["carrier"],
+        "strings": frozenset({"carrier"}),
         "logged_at_us": 7,
     }
     return Work(**{**values, **fields})
