@@ -138,17 +138,7 @@ class KubernetesObjects:
         from urllib3.exceptions import HTTPError
 
         try:
-            answer = self._client.call_api(
-                path,
-                verb,
-                query_params=list(query.items()),
-                header_params={**_JSON, "Content-Type": kind},
-                body=body,
-                response_types_map=_AS_DATA,
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _request_timeout=REQUEST_TIMEOUT_S,
-            )
+            answer = self._client.call_api(path, verb, **_call(query, body=body, kind=kind))
         except ApiException as error:
             raise_unless_gone(error, verb=verb, path=path)
             return None
@@ -222,17 +212,7 @@ class AsyncKubernetesObjects:
 
         async with (await self._loaded()).get_conn() as connection:
             try:
-                answer = await connection.call_api(
-                    path,
-                    verb,
-                    query_params=list((query or {}).items()),
-                    header_params={**_JSON, "Content-Type": kind},
-                    body=body,
-                    response_types_map=_AS_DATA,
-                    auth_settings=["BearerToken"],
-                    _return_http_data_only=True,
-                    _request_timeout=REQUEST_TIMEOUT_S,
-                )
+                answer = await connection.call_api(path, verb, **_call(query or {}, body=body, kind=kind))
             except ApiException as error:
                 raise_unless_gone(error, verb=verb, path=path)
                 return None
@@ -264,3 +244,16 @@ async def _whole_lines(answer: Any) -> str:
             read.extend(part)
     whole, end, _ = bytes(read).rpartition(b"\n")
     return (whole + end).decode("utf-8", errors="replace")
+
+
+def _call(query: Mapping[str, str], *, body: Any, kind: str) -> dict[str, Any]:
+    """Return what both clients' `call_api` takes beside path and verb."""
+    return {
+        "query_params": list(query.items()),
+        "header_params": {**_JSON, "Content-Type": kind},
+        "body": body,
+        "response_types_map": _AS_DATA,
+        "auth_settings": ["BearerToken"],
+        "_return_http_data_only": True,
+        "_request_timeout": REQUEST_TIMEOUT_S,
+    }
