@@ -1,32 +1,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from include.serving.counters import LATENCY_SAMPLES, RouteCounters, WindowCounters, Work
-
-
-def work(**fields: Any) -> Work:
-    """Return one version's work on a request of two rows."""
-    values: dict[str, Any] = {
-        "model": "m",
-        "revision": 1,
-        "version": "1",
-        "role": "champion",
-        "request_id": "r",
-        "example_ids": None,
-        "latency_ms": 1.5,
-        "output": "probability",
-        "num_classes": 0,
-        "predictions": [0.25, 0.5],
-        "sums": (0.75,),
-        "columns": {},
-        "strings": frozenset(),
-        "logged_at_us": 0,
-    }
-    return Work(**{**values, **fields})
+from include.serving.counters import LATENCY_SAMPLES, RouteCounters, WindowCounters
+from tests.served_work import work
 
 
 def test_window_counters_add_up() -> None:

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from include.errors import SetupError
-from include.serving.counters import Work
 from include.serving.journal import Journal
+from tests import served_work
+
+if TYPE_CHECKING:
+    from include.serving.counters import Work
 
 ROOT = Path(__file__).parents[3]
 ENDLESS = """
@@ -36,23 +39,8 @@ while True:
 
 
 def work(number: int = 0, **fields: Any) -> Work:
-    values: dict[str, Any] = {
-        "model": "m",
-        "revision": 1,
-        "version": "1",
-        "role": "champion",
-        "request_id": str(number),
-        "example_ids": None,
-        "latency_ms": 1.0,
-        "output": "probability",
-        "num_classes": 0,
-        "predictions": [0.5],
-        "sums": (0.5,),
-        "columns": {"carrier": ["AA"]},
-        "strings": frozenset({"carrier"}),
-        "logged_at_us": 7,
-    }
-    return Work(**{**values, **fields})
+    """Return work on one row, whose request's id is its number."""
+    return served_work.work(number, num_rows=1, **{"request_id": str(number), **fields})
 
 
 def opened(folder: Path) -> Journal:
