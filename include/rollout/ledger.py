@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ CHAMPION_KINDS = ("bootstrap", "promote", "roll_back")
 """Kinds whose evidence names the `champion` that serves from then on; `names_champion` says of which entries."""
 
 BUSY_TIMEOUT_S = 30.0
+BUSY_PAUSE_S = 0.01
 
 # REPLACE deletes without firing delete triggers, so what an insert may collide with is refused by a trigger of its own.
 _SCHEMA = """
@@ -176,11 +178,25 @@ class Ledger:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(connection)
     with _immediate(connection):
         for statement in _statements(_SCHEMA):
             connection.execute(statement)
         connection.execute("PRAGMA user_version = 1")
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Put a new file into WAL mode; SQLite does not wait here for another that does the same, so it is asked again."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _statements(script: str) -> list[str]:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -157,6 +158,19 @@ def test_threads_that_write_at_once_share_one_chain(ledger: Ledger) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: note(ledger, f"k{number % 20}"), range(40)))
     assert ledger.verify() == 20
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_threads_that_all_make_the_file_wait_for_each_other(ledger: Ledger, attempt: int) -> None:
+    together = Barrier(8)
+
+    def write(key: int) -> None:
+        together.wait()
+        note(ledger, f"{attempt}-{key}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert ledger.verify() == 8
 
 
 def test_processes_that_write_at_once_share_one_chain(ledger: Ledger) -> None:
