@@ -71,19 +71,13 @@ class DecideRetrainOperator(MeasureDriftOperator, BranchMixIn):
     def _decide(self, *, run_id: str) -> tuple[Entry, Verdict]:
         """Return the run's entry in the ledger, taking the decision if it has none, and what it calls for now."""
         from include.retraining.decision import decide
-        from include.retraining.record import (
-            decision_key,
-            find_decision,
-            load_history,
-            record_decision,
-            standing_verdict,
-        )
+        from include.retraining.record import decision_key, load_history, record_decision, standing_verdict
 
         on = self.subject()
         ledger = LedgerHook(self.ledger_conn_id).get_conn()
         key = decision_key(model=on.spec.name, partition=on.partition, run_id=run_id)
         champion = self.find_champion()
-        entry = find_decision(ledger=ledger, model=on.spec.name, key=key)
+        entry = ledger.find(key)
         if entry is None:
             decision = decide(
                 spec=on.spec,

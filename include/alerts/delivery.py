@@ -60,10 +60,10 @@ def deliver(alert: Alert, *, ledger: Ledger, poster: Poster | None) -> Entry:
     """
     from include.errors import ServiceError
 
-    earlier = ledger.entries(alert.model, kind=KIND)
-    told = next((entry for entry in earlier if entry.key == alert.key), None)
+    told = ledger.find(alert.key)
     if told is not None:
         return told
+    earlier = ledger.entries(alert.model, kind=KIND)
     threads = (e.evidence.get("thread_ts") for e in earlier if e.evidence.get("run") == alert.run)
     thread_ts = next((found for found in threads if found), None)
     text = alert.text if len(alert.text) <= MAX_TEXT_CHARS else f"{alert.text[: MAX_TEXT_CHARS - 1]}…"

@@ -133,9 +133,8 @@ def _add_ledger(capture: Capture, home: Home) -> dict[str, Any]:
     copy_sqlite(home.ledger, copy)
     ledger = Ledger(path=copy)
     num_entries = ledger.verify()
-    entries = ledger.entries()
     capture.writer.add_file(f"{FILES}/{home.ledger.relative_to(home.root).as_posix()}", copy)
-    return {"entries": num_entries, "head": entries[-1].hash if entries else None}
+    return {"entries": num_entries, "head": ledger.head() if num_entries else None}
 
 
 def _add_what_is_named(capture: Capture, home: Home, *, say: Callable[[str], None]) -> None:

@@ -1,11 +1,17 @@
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from include.cli.deployment import find_deployment
-from include.cli.options import DEFAULT_HOME, HomeOption, JsonOption, ModelArgument
+from include.cli.options import DEFAULT_HOME, HomeOption, JsonOption, ModelOption
 from include.cli.tables import print_json
+
+if TYPE_CHECKING:
+    from include.rollout.history import Served
+
+_ORIGIN = ("window_start", "window_end", "data_versions", "commit", "parameters", "run_id", "dag_run_id", "digest")
 
 ledger = typer.Typer(no_args_is_help=True)
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
@@ -28,40 +34,49 @@ def verify(
 
     Keep that hash elsewhere: with --head it finds a file that somebody wrote anew from the first entry on.
     """
-    from include.rollout.ledger import GENESIS, Ledger
+    from include.rollout.ledger import Ledger
 
     found = Ledger(path=find_deployment(home).home.ledger)
-    num_entries = found.verify(expected_head=expected_head)
-    entries = found.entries()
-    typer.echo(f"{num_entries} entries, every link holds; head {entries[-1].hash if entries else GENESIS}")
+    typer.echo(f"{found.verify(expected_head=expected_head)} entries, every link holds; head {found.head()}")
 
 
 @ledger.command()
 def serving(
-    model: ModelArgument,
     *,
+    model: ModelOption,
     at: Annotated[
         datetime | None, typer.Option(formats=_FORMATS, help="Moment, UTC unless it has an offset; now without it.")
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Say which version of a model served at a moment, since when, by whose decision, and on what evidence."""
+    """Say who served a model at a moment: version, share, since when, by whose decision, and where it comes from."""
     from include.errors import NotFoundError
+    from include.rollout.history import serving_at
     from include.rollout.ledger import Ledger
 
     when = datetime.now(UTC) if at is None else at if at.tzinfo else at.replace(tzinfo=UTC)
-    entry = Ledger(path=find_deployment(home).home.ledger).serving_at(model, when)
-    if entry is None:
+    served = serving_at(Ledger(path=find_deployment(home).home.ledger), model, when)
+    if not served:
         raise NotFoundError(
             f"ledger must name a champion of {model!r} at {when.isoformat()}; got none before it. Nothing served then. "
             "Name a later moment."
         )
     if as_json:
-        print_json(entry)
+        print_json([asdict(one) for one in served])
         return
-    typer.echo(
-        f"v{entry.evidence['champion']} since {entry.at:%Y-%m-%d %H:%M:%S} UTC, by {entry.kind} of {entry.actor}"
-    )
+    for one in served:
+        _print_served(one)
+
+
+def _print_served(one: "Served") -> None:
+    entry = one.decided
+    since = f"since {entry.at:%Y-%m-%d %H:%M:%S} UTC, by {entry.kind} of {entry.actor}"
+    typer.echo(f"v{one.version} {one.role} {one.share_pct:g} % {since}")
+    for name in ("approved_by", *_ORIGIN):
+        value = (entry.evidence if name == "approved_by" else one.origin).get(name)
+        if value:
+            shown = ", ".join(f"{key}={found}" for key, found in value.items()) if isinstance(value, dict) else value
+            typer.echo(f"  {name.replace('_', ' '):13} {shown}")
     for reason in entry.evidence.get("reasons", ()):
-        typer.echo(f"  {reason}")
+        typer.echo(f"  {'reason':13} {reason}")

@@ -33,6 +33,10 @@ ModelArgument = Annotated[
     str, typer.Argument(help="Folder of the model below include/models.", autocompletion=_complete_model)
 ]
 
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Folder of the model below include/models.", autocompletion=_complete_model)
+]
+
 ModelsArgument = Annotated[
     str | None,
     typer.Argument(
@@ -43,4 +47,4 @@ ModelsArgument = Annotated[
 ]
 """Use with `= None`, and `chosen_models`."""
 
-__all__ = ["DEFAULT_HOME", "HomeOption", "JsonOption", "ModelArgument", "ModelsArgument"]
+__all__ = ["DEFAULT_HOME", "HomeOption", "JsonOption", "ModelArgument", "ModelOption", "ModelsArgument"]

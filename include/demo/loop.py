@@ -13,7 +13,8 @@ from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.traffic import COMPARED_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
 from include.errors import ServiceError
-from include.rollout.ledger import Ledger, names_champion
+from include.rollout.history import champion_of
+from include.rollout.ledger import Ledger
 from include.runtime.airflow_api import AirflowApi
 from include.serving.client import ModelServerClient
 from include.spec import RolloutSpec, load_spec
@@ -107,11 +108,11 @@ class Loop:
 
     def _decision(self, month: str) -> str:
         """Return what was decided on a month, and who serves since."""
-        entries = Ledger(path=self.deployment.home.ledger).entries(MODEL)
-        verdicts = [e.evidence["verdict"] for e in entries if e.kind == "retrain_decision" and e.subject == month]
-        champions = [e.evidence["champion"] for e in entries if names_champion(e)]
-        serving = f"v{champions[-1]} serves" if champions else "nothing serves yet"
-        return f"{verdicts[-1]}; {serving}"
+        ledger = Ledger(path=self.deployment.home.ledger)
+        decided = ledger.newest(MODEL, "retrain_decision", subject=month)
+        champion = champion_of(ledger, MODEL)
+        verdict = decided.evidence["verdict"] if decided else "nothing decided"
+        return f"{verdict}; {f'v{champion} serves' if champion else 'nothing serves yet'}"
 
     def _start_traffic(self, month: str) -> None:
         traffic = Traffic(

@@ -36,7 +36,7 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> Facts:
     storage, ledger = sources.storage, sources.ledger
     history = _ask(silent, "lake or ledger", lambda: _history(spec=spec, storage=storage, ledger=ledger))
     trainings = _ask(silent, "lake", lambda: read_trainings(model=spec.name, storage=storage))
-    serving = _ask(silent, "ledger", lambda: ledger.serving_at(spec.name, now))
+    serving = _ask(silent, "ledger", lambda: ledger.takeover(spec.name, until=ledger.position_at(now)))
     decision = _ask(silent, "ledger", lambda: _newest_decision(ledger, model=spec.name))
     registered = routes = None
     if sources.tracking_uri and not _is_silent("MLflow", progress.silent):
@@ -100,10 +100,9 @@ def _history(*, spec: ModelSpec, storage: Storage, ledger: Ledger) -> History:
 
 
 def _newest_decision(ledger: Ledger, *, model: str) -> PastDecision | None:
-    entries = ledger.entries(model, KIND)
-    if not entries:
+    newest = ledger.newest(model, KIND)
+    if newest is None:
         return None
-    newest = entries[-1]
     reasons: list[Any] = list(newest.evidence.get("reasons", ())) or ["no reason given"]
     return PastDecision(
         partition=newest.subject, verdict=str(newest.evidence["verdict"]), reason=str(reasons[0]), at=newest.at

@@ -9,7 +9,7 @@ from include.alerts.delivery import KIND as ALERT
 from include.progress.facts import DecisionFact
 from include.retraining.record import KIND as DECISION
 from include.retraining.record import standing_verdict
-from include.rollout.ledger import names_champion
+from include.rollout.history import champion_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +50,8 @@ class LedgerFacts:
         entries = ledger.entries(model)  # oldest first, so that the newest stays
         took_over = {e.subject: e.at for e in entries if e.kind in ("bootstrap", "promote")}
         withdrawn = {str(e.evidence["withdrawn"]): e.at for e in entries if "withdrawn" in e.evidence}
-        champions = [e.evidence["champion"] for e in entries if names_champion(e)]
         return cls(
-            champion=champions[-1] if champions else None,
+            champion=champion_of(ledger, model),
             decisions={
                 e.subject: _decision(e, champion_window_end=champion_window_end) for e in entries if e.kind == DECISION
             },

@@ -94,7 +94,7 @@ class Keeper:
                 remover = Remover(spec=load_spec(name), sources=self.sources, servers=self.servers, logs=self.logs)
                 if is_dry:
                     planned.append(remover.preview(now=now))
-                elif not self.sources.ledger.entries(name, KIND):
+                elif self.sources.ledger.newest(name, KIND) is None:
                     planned.append(self._announce(remover.preview(now=now)))
                 else:
                     removed.append(remover.remove(now=now, actor=self.actor, key=self.key))

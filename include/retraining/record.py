@@ -20,11 +20,6 @@ def decision_key(*, model: str, partition: str, run_id: str) -> str:
     return f"{KIND}:{model}:{partition}:{run_id}"
 
 
-def find_decision(*, ledger: Ledger, model: str, key: str) -> Entry | None:
-    """Return the decision that a run has already taken."""
-    return next((entry for entry in ledger.entries(model, KIND) if entry.key == key), None)
-
-
 def load_history(*, spec: ModelSpec, storage: Storage, ledger: Ledger) -> History:
     """Return which partitions are published and which were sent to training."""
     entries = ledger.entries(spec.name, KIND)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import time
+from bisect import bisect_right
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 GENESIS = "0" * 64
 """What the first entry names as the hash of the one before."""
 
-CHAMPION_KINDS = ("bootstrap", "promote", "roll_back")
-"""Kinds whose evidence names the `champion` that serves from then on; `names_champion` says of which entries."""
+TAKEOVER = """kind IN ('bootstrap', 'promote', 'roll_back')
+    AND json_extract(body, '$.evidence.champion') IS NOT NULL AND json_extract(body, '$.evidence.withdrawn') IS NULL"""
+"""SQL: a version took over by the entry; taking a challenger out only repeats who serves anyway."""
 
 BUSY_TIMEOUT_S = 30.0
 BUSY_PAUSE_S = 0.01
 
 # REPLACE deletes without firing delete triggers, so what an insert may collide with is refused by a trigger of its own.
-_SCHEMA = """
+_SCHEMA_VERSION = 2
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL UNIQUE,
@@ -38,6 +41,8 @@ CREATE TABLE IF NOT EXISTS entries (
     hash TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS entries_by_model ON entries (model, kind, seq);
+CREATE INDEX IF NOT EXISTS entries_by_subject ON entries (model, json_extract(body, '$.subject'), kind, seq);
+CREATE INDEX IF NOT EXISTS takeovers ON entries (model, seq) WHERE {TAKEOVER};
 CREATE TRIGGER IF NOT EXISTS entries_never_change BEFORE UPDATE ON entries
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_never_vanish BEFORE DELETE ON entries
@@ -45,8 +50,10 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_only_follow BEFORE INSERT ON entries
 WHEN EXISTS (SELECT 1 FROM entries WHERE key = NEW.key OR seq >= NEW.seq)
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
+"""  # noqa: S608 - a constant
 _COLUMNS = "seq, key, model, kind, body, previous_hash, hash"
+_LAST = "SELECT seq, hash, json_extract(body, '$.at') FROM entries ORDER BY seq DESC LIMIT 1"
+_LAST_SEQ = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +85,6 @@ class Entry:
     hash: str
 
 
-def names_champion(entry: Entry) -> bool:
-    """Return whether a version took over by an entry; taking a challenger out only repeats who serves anyway."""
-    is_takeover = entry.kind in CHAMPION_KINDS and "withdrawn" not in entry.evidence
-    return is_takeover and entry.evidence.get("champion") is not None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
     """A SQLite file in WAL mode that any number of processes of one machine append to.
@@ -109,9 +110,10 @@ class Ledger:
             row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a constant
             if row is not None:
                 return _require_same(_entry(row), model=model, kind=kind, subject=subject)
-            last = connection.execute("SELECT seq, hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-            seq, previous_hash = (last[0] + 1, last[1]) if last else (1, GENESIS)
-            body = _canonical({"subject": subject, "evidence": evidence, "actor": actor, "at": _text(self.now())})
+            seq, previous_hash, earliest = connection.execute(_LAST).fetchone() or (0, GENESIS, "")
+            seq += 1
+            at = max(_text(self.now()), earliest)  # a clock that was set back puts no entry before the one it follows
+            body = _canonical({"subject": subject, "evidence": evidence, "actor": actor, "at": at})
             entry_hash = _hash(seq=seq, key=key, model=model, kind=kind, body=body, previous_hash=previous_hash)
             row = (seq, key, model, kind, body, previous_hash, entry_hash)
             connection.execute(f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)  # noqa: S608 - a constant
@@ -123,10 +125,45 @@ class Ledger:
         with self._open() as connection:
             return [_entry(row) for row in connection.execute(query, (model, kind))]
 
-    def serving_at(self, model: str, when: datetime) -> Entry | None:
-        """Return the entry by which a model's champion at `when` took over; its evidence names the `champion`."""
-        served = [e for e in self.entries(model) if names_champion(e) and e.at <= when]
-        return served[-1] if served else None
+    def find(self, key: str) -> Entry | None:
+        """Return the entry with a key, None if it was not recorded."""
+        return self._first("key = ?", key)
+
+    def newest(self, model: str, *kinds: str, subject: str | None = None, until: int | None = None) -> Entry | None:
+        """Return a model's newest entry of some kinds about a subject, None without one.
+
+        Args:
+            model: The model's name.
+            kinds: At least one.
+            subject: What was decided about; None: whatever it was.
+            until: Last position that counts; None: all.
+        """
+        marks = ", ".join("?" * len(kinds))
+        about = "" if subject is None else " AND json_extract(body, '$.subject') = ?"
+        condition = f"model = ? AND kind IN ({marks}) AND seq <= ?{about} ORDER BY seq DESC"
+        return self._first(
+            condition, model, *kinds, _LAST_SEQ if until is None else until, *([subject] if about else [])
+        )
+
+    def takeover(self, model: str, *, until: int | None = None) -> Entry | None:
+        """Return the newest entry by which a version took over; its evidence names the `champion`."""
+        until = _LAST_SEQ if until is None else until
+        return self._first(f"model = ? AND seq <= ? AND {TAKEOVER} ORDER BY seq DESC", model, until)
+
+    def position_at(self, when: datetime) -> int:
+        """Return the position of the newest entry that was recorded at a moment or before it, 0 without one."""
+        with self._open() as connection:
+            at = "SELECT json_extract(body, '$.at') FROM entries WHERE seq = ?"
+            (num_entries,) = connection.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()
+            return bisect_right(
+                range(1, num_entries + 1), _text(when), key=lambda seq: connection.execute(at, (seq,)).fetchone()[0]
+            )
+
+    def head(self) -> str:
+        """Return the hash of the newest entry, GENESIS without one."""
+        with self._open() as connection:
+            row = connection.execute(_LAST).fetchone()
+        return row[1] if row else GENESIS
 
     def verify(self, *, expected_head: str | None = None) -> int:
         """Check every link of the chain and return the number of entries.
@@ -153,6 +190,12 @@ class Ledger:
             raise self._broken(f"it must hold the entry with hash {expected_head[:12]}; got none")
         return len(rows)
 
+    def _first(self, condition: str, *values: Any) -> Entry | None:
+        query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} LIMIT 1"  # noqa: S608 - constants; values are bound
+        with self._open() as connection:
+            row = connection.execute(query, values).fetchone()
+        return _entry(row) if row else None
+
     def _broken(self, what: str) -> CorruptArtifactError:
         return CorruptArtifactError(
             f"ledger {self.path} is not as it was written: {what}. Nothing was changed. Restore it from a backup."
@@ -165,7 +208,7 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
-                if connection.execute("PRAGMA user_version").fetchone()[0] != 1:
+                if connection.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
                     _create(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 yield connection
@@ -182,7 +225,7 @@ def _create(connection: sqlite3.Connection) -> None:
     with _immediate(connection):
         for statement in _statements(_SCHEMA):
             connection.execute(statement)
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from include.errors import GateError, InconclusiveError, NotFoundError, SetupErr
 from include.registry.models import CHALLENGER, CHAMPION, delete_alias, get_alias, get_version, set_alias
 from include.rollout.decision import Verdict
 from include.rollout.deployment import Deployment, trace_of
-from include.rollout.history import champion_of, failed_stages, find_entry, former_champion, takeover_of
+from include.rollout.history import champion_of, failed_stages, former_champion, takeover_of
 from include.rollout.target import Artifact
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Rollout:
             GateError: The former champion must be loaded again, and scores its golden rows differently.
         """
         key = f"{self.run_key}:roll_back"
-        done = find_entry(self.ledger, self.model, key)
+        done = self.ledger.find(key)
         if done is not None:
             return done
         champion = champion_of(self.ledger, self.model)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from include.runtime.home import Home
 
 MODEL = "flight_delays"
+ORIGIN = {"approved_by": "bob", "data_versions": {"flights": 3, "weather": 4}, "parameters": {"epochs": 2}}
 START = datetime(2013, 7, 1, tzinfo=UTC)
 
 
@@ -25,7 +26,8 @@ def ledger(home: Home) -> Ledger:
     moments = iter(START + timedelta(days=number) for number in range(2))
     found = Ledger(path=home.ledger, now=lambda: next(moments))
     for version, kind, reasons in (("1", "bootstrap", []), ("2", "promote", ["every measure is within its limit"])):
-        evidence = {"champion": version, "previous": None, "reasons": reasons}
+        evidence = {"champion": version, "previous": None, "reasons": reasons, **ORIGIN, "commit": f"c{version}"}
+        evidence["digest"] = f"d{version}"
         found.append(model=MODEL, kind=kind, subject=version, evidence=evidence, actor="ann", key=version)
     return found
 
@@ -35,23 +37,31 @@ def ask(*arguments: str, home: Home) -> Result:
 
 
 def test_says_what_served_at_a_moment(home: Home, ledger: Ledger) -> None:
-    assert ask("serving", MODEL, home=home).stdout == (
-        "v2 since 2013-07-02 00:00:00 UTC, by promote of ann\n  every measure is within its limit\n"
+    assert ask("serving", "--model", MODEL, home=home).stdout == (
+        "v2 champion 100 % since 2013-07-02 00:00:00 UTC, by promote of ann\n"
+        "  approved by   bob\n"
+        "  data versions flights=3, weather=4\n"
+        "  commit        c2\n"
+        "  parameters    epochs=2\n"
+        "  digest        d2\n"
+        "  reason        every measure is within its limit\n"
     )
-    assert ask("serving", MODEL, "--at", "2013-07-01", home=home).stdout.startswith("v1 since 2013-07-01")
+    assert ask("serving", "--model", MODEL, "--at", "2013-07-01", home=home).stdout.startswith(
+        "v1 champion 100 % since 2013-07-01"
+    )
 
 
 @pytest.mark.parametrize(
     ("at", "version"), [("2013-07-02T00:00:00", "2"), ("2013-07-02T00:00:00+0100", "1"), ("2013-07-01 23:59:59", "1")]
 )
 def test_a_moment_is_utc_unless_it_says_otherwise(home: Home, ledger: Ledger, at: str, version: str) -> None:
-    said = json.loads(ask("serving", MODEL, "--at", at, "--json", home=home).stdout)
+    said = json.loads(ask("serving", "--model", MODEL, "--at", at, "--json", home=home).stdout)
 
-    assert said["evidence"]["champion"] == version
+    assert [one["version"] for one in said] == [version]
 
 
 def test_before_the_first_version_nothing_served(home: Home, ledger: Ledger) -> None:
-    done = ask("serving", MODEL, "--at", "2013-06-30", home=home)
+    done = ask("serving", "--model", MODEL, "--at", "2013-06-30", home=home)
 
     assert done.exit_code == 1
     assert "got none before it" in done.stderr

@@ -5,14 +5,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
-from include.rollout.history import champion_of
 from include.rollout.ledger import GENESIS, Entry, Ledger
 
 ROOT = Path(__file__).parents[3]
@@ -128,30 +127,48 @@ def test_a_head_kept_elsewhere_finds_a_rewritten_file(ledger: Ledger) -> None:
         ledger.verify(expected_head=head)
 
 
-def test_serving_at_names_the_champion_of_that_moment(tmp_path: Path) -> None:
-    clock = iter([datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3, 4)])
+def test_a_key_finds_its_entry(ledger: Ledger) -> None:
+    entry = note(ledger, "a")
+    assert ledger.find("a") == entry
+    assert ledger.find("b") is None
+
+
+def test_the_newest_entry_is_found_by_kind_and_subject(ledger: Ledger) -> None:
+    for key, kind, subject in (("a", "promote", "1"), ("b", "gate", "1"), ("c", "promote", "2"), ("d", "gate", "2")):
+        note(ledger, key, kind=kind, subject=subject)
+
+    def key_of(*kinds: str, subject: str | None = None, until: int | None = None) -> str | None:
+        found = ledger.newest("m", *kinds, subject=subject, until=until)
+        return found and found.key
+
+    assert key_of("promote") == "c"
+    assert key_of("promote", "gate") == "d"
+    assert key_of("gate", subject="1") == "b"
+    assert key_of("promote", until=2) == "a"
+    assert key_of("alert") is None
+    assert ledger.newest("other", "promote") is None
+
+
+def test_a_clock_that_is_set_back_puts_no_entry_before_another(tmp_path: Path) -> None:
+    clock = iter([datetime(2026, 1, day, tzinfo=UTC) for day in (5, 2, 6)])
     ledger = Ledger(path=tmp_path / "l.sqlite", now=lambda: next(clock))
-    note(ledger, "a", kind="bootstrap", champion="1")
-    note(ledger, "b", kind="canary_step", share=10)
-    note(ledger, "c", kind="promote", subject="2", champion="2")
-    note(ledger, "d", kind="roll_back", subject="2", champion="1")
-    at = [
-        ledger.serving_at("m", datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=days)) for days in (-0.5, 0, 1, 2, 3)
-    ]
-    assert [entry and entry.evidence["champion"] for entry in at] == [None, "1", "1", "2", "1"]
-    assert ledger.serving_at("other", datetime.now(UTC)) is None
+    assert [note(ledger, key).at.day for key in "abc"] == [5, 5, 6]
+    assert [ledger.position_at(datetime(2026, 1, day, tzinfo=UTC)) for day in (4, 5, 6)] == [0, 2, 3]
 
 
-def test_taking_a_challenger_out_changes_nobodys_champion(tmp_path: Path) -> None:
-    ledger = Ledger(path=tmp_path / "l.sqlite")
-    note(ledger, "a", kind="bootstrap", champion="1")
-    note(ledger, "b", kind="roll_back", subject="2", champion=None, withdrawn="2")
-    note(ledger, "c", kind="roll_back", subject="2", champion="7", withdrawn="2")
-    note(ledger, "d", kind="roll_back", subject="2", champion=None)
-    served = ledger.serving_at("m", datetime.now(UTC) + timedelta(days=1))
-    assert served is not None
-    assert served.evidence["champion"] == "1"
-    assert champion_of(ledger, "m") == "1"
+def test_the_file_of_an_earlier_release_gets_its_indexes(ledger: Ledger) -> None:
+    note(ledger, "a", champion="1")
+    with closing(sqlite3.connect(ledger.path)) as connection, connection:
+        connection.execute("DROP INDEX takeovers")
+        connection.execute("DROP INDEX entries_by_subject")
+        connection.execute("PRAGMA user_version = 1")
+    taken_over = ledger.takeover("m")
+    assert taken_over is not None
+    assert taken_over.key == "a"
+    with closing(sqlite3.connect(ledger.path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert {"takeovers", "entries_by_subject"} <= names
+    assert ledger.verify() == 1
 
 
 def test_threads_that_write_at_once_share_one_chain(ledger: Ledger) -> None:
