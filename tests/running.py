@@ -37,6 +37,7 @@ class RunningModelServer:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     has_token: bool = True
+    arguments: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -74,6 +75,7 @@ class RunningModelServer:
         command = [sys.executable, "-m", "include.serving", "--port", str(self.port), "--storage", self.storage.root]
         command += ["--state", str(self.folder / "state")]
         command += ["--token-file", str(self.folder / "token")] if self.has_token else []
+        command += self.arguments
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         deadline = time.monotonic() + 30

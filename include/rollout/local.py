@@ -29,7 +29,11 @@ class LocalTarget:
         """Score the golden rows of a loaded version."""
         found = self.client.golden(model=model, version=version)
         return GoldenResult(
-            num_rows=found["num_rows"], max_abs_diff=found["max_abs_diff"], tolerance=found["tolerance"]
+            num_rows=found["num_rows"],
+            max_abs_diff=found["max_abs_diff"],
+            tolerance=found["tolerance"],
+            latency_median_ms=found["latency_median_ms"],
+            latency_p95_ms=found["latency_p95_ms"],
         )
 
     def read(self, *, model: str) -> RolloutState:

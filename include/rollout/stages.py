@@ -5,7 +5,7 @@ Where a rollout stands is in the target's routes, never in a worker; what was de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.errors import GateError, InconclusiveError, NotFoundError, SetupError
@@ -239,7 +239,7 @@ class Rollout:
                 f"recorded scores; got {golden.max_abs_diff:.3g} over {golden.num_rows} rows. It takes no traffic. "
                 "Compare the server's onnxruntime with the trainer's."
             )
-        return {"num_rows": golden.num_rows, "max_abs_diff": golden.max_abs_diff, "tolerance": golden.tolerance}
+        return asdict(golden)
 
     def _start(self, deployment: Deployment, *, state: RolloutState, trace: Mapping[str, Any]) -> None:
         left_over = {state.canary, state.shadow} - {None}

@@ -21,11 +21,21 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenResult:
-    """How a loaded version scores the rows that its training recorded."""
+    """How a loaded version scores the rows that its training recorded, all in one request.
+
+    Args:
+        num_rows: Number of rows.
+        max_abs_diff: Largest difference of an answer from the recorded one.
+        tolerance: Largest difference that is allowed.
+        latency_median_ms: Of some such requests, None where it was not measured.
+        latency_p95_ms: Of the same.
+    """
 
     num_rows: int
     max_abs_diff: float
     tolerance: float
+    latency_median_ms: float | None = None
+    latency_p95_ms: float | None = None
 
     @property
     def passed(self) -> bool:

@@ -20,6 +20,7 @@ from include.serving.journal import Journal
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
+from include.serving.sandbox import SandboxLimits
 
 EXIT_SETUP = 78
 DRAIN_S = 10.0
@@ -71,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-interval-s", type=float, default=2.0, help="most seconds a prediction waits for its file"
     )
+    limits = SandboxLimits()
+    parser.add_argument(
+        "--sandbox-memory-gib", type=float, default=limits.memory_gib, help="most memory of a version that is tried out"
+    )
+    parser.add_argument("--sandbox-cpu-s", type=int, default=limits.cpu_s, help="most CPU time of it, in seconds")
     return parser
 
 
@@ -92,6 +98,7 @@ def _app(options: argparse.Namespace) -> web.Application:
         metrics=ServerMetrics(router=router, log=log),
         max_rows=options.max_rows,
         num_threads=options.threads,
+        limits=SandboxLimits(memory_gib=options.sandbox_memory_gib, cpu_s=options.sandbox_cpu_s),
     )
     return make_app(engine=engine, admin_token=_token(options.token_file), max_body_bytes=options.max_body_bytes)
 

@@ -83,6 +83,7 @@ class _Admin:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._changing = asyncio.Lock()
+        self._trying_out = asyncio.Lock()
 
     async def all_states(self, _request: web.Request) -> web.Response:
         models = {model: self._state(model) for model in self._engine.router.states}
@@ -104,6 +105,9 @@ class _Admin:
         model, version = request.match_info["model"], request.match_info["version"]
         body = await _read(request, _Load)
         package = {"uri": body.uri, "digest": body.digest}
+        # Changes do not wait for this: a version that hangs must not keep another one from going back.
+        async with self._trying_out:
+            await self._run(self._engine.try_out, model=model, version=version, **package)
         async with self._change():
             known = self._engine.router.state(model).versions.get(version)
             is_loaded = model in self._engine.models and version in self._engine.models[model].versions

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from include import errors
-from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError, TradewindError
+from include.errors import (
+    BadInputError,
+    CorruptArtifactError,
+    GateError,
+    NotFoundError,
+    ServiceError,
+    SetupError,
+    TradewindError,
+)
 from include.serving.admin import admin_routes
 from include.serving.engine import Engine
 from include.serving.metrics import CONTENT_TYPE
@@ -26,6 +34,7 @@ STATUS_OF = {
     BadInputError: 400,
     NotFoundError: 404,
     CorruptArtifactError: 422,
+    GateError: 422,
     ServiceError: 503,
     SetupError: 500,
     TradewindError: 500,

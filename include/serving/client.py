@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 HTTP_OK = 200
 HTTP_REDIRECT = 300
 HTTP_FORBIDDEN = (401, 403)
+LOAD_TIMEOUT_S = 180.0
+"""A version is tried out before it is loaded, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class ModelServerClient:
     def load(self, *, model: str, version: str, uri: str, digest: str) -> dict[str, Any]:
         """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state."""
         body = {"uri": uri, "digest": digest}
-        return self._call("PUT", _path("router", model, "versions", version), body)
+        patient = replace(self, timeout_s=max(self.timeout_s, LOAD_TIMEOUT_S))
+        return patient._call("PUT", _path("router", model, "versions", version), body)  # noqa: SLF001 - its own class
 
     def unload(self, *, model: str, version: str) -> dict[str, Any]:
         """Drop a version that no route names; dropping one that is not loaded does nothing."""

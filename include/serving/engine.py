@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
 from include.serving.counters import Work
 from include.serving.protocol import RequestReader
+from include.serving.sandbox import SandboxLimits, try_out
 from include.serving.scoring import Scored, ServedModel, attempt, score_request
-from include.serving.versions import LoadedVersion, load_version
+from include.serving.versions import LoadedVersion, load_version, read_registered
 from include.spec import load_spec
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Engine:
         metrics: What Prometheus reads.
         max_rows: Most rows of a request.
         num_threads: Threads that score; shadows have one of their own.
+        limits: What a version may take while it is tried out.
     """
 
     router: Router
@@ -49,12 +51,14 @@ class Engine:
     metrics: ServerMetrics
     max_rows: int
     num_threads: int
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
     models: dict[str, ServedModel] = field(default_factory=dict)
     restoring: asyncio.Future[None] | None = None
     is_restored: bool = False
     pool: ThreadPoolExecutor = field(init=False)
     _shadow_pool: ThreadPoolExecutor = field(init=False)
     _num_shadows: int = 0
+    _tried_out: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Start the worker threads."""
@@ -85,6 +89,18 @@ class Engine:
                     failures[version] = str(error) if isinstance(error, TradewindError) else repr(error)
             self._publish(model, versions, failures)
         self.is_restored = True
+
+    def try_out(self, *, model: str, version: str, uri: str, digest: str) -> None:
+        """Let a child process load a version first, with its errors, unless one of this digest was loaded before."""
+        known = {package["digest"] for state in self.router.states.values() for package in state.versions.values()}
+        if digest in known | self._tried_out:
+            return
+        package = read_registered(model=model, version=version, uri=uri, digest=digest)
+        served = self.models.get(model)
+        champion = served.versions.get(served.routes.champion or "") if served else None
+        champion_ms = champion.check_golden()["latency_median_ms"] if champion else None
+        try_out(package, spec=load_spec(model), version=version, limits=self.limits, champion_ms=champion_ms)
+        self._tried_out.add(digest)
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
         """Return a verified version, ready to score; slow, so it runs in a worker."""

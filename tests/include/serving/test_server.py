@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
-from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError
+from include.errors import BadInputError, CorruptArtifactError, GateError, NotFoundError, ServiceError, SetupError
 from include.serving.client import ModelServerClient, infer_body
 from tests.running import ROOT, RunningModelServer
 from tests.tiny_models import FRAGILE_DISTANCE, fill_online_store, request_columns, tiny_package
@@ -269,10 +269,12 @@ def test_a_version_of_other_inputs_is_refused(champion: RunningModelServer, tmp_
 
 
 def test_golden_rows_that_differ_are_said_so(champion: RunningModelServer, load: Callable[..., str]) -> None:
-    found = champion.client.golden(model=MODEL, version=load("2", golden_error=0.01))
-    assert found["passed"] is False
-    assert found["max_abs_diff"] == pytest.approx(0.01, abs=1e-4)
-    assert champion.client.golden(model=MODEL, version=load("3", golden_error=0.0005))["passed"] is True
+    with pytest.raises(GateError, match=r"must be within 0.001 of the recorded scores; got 0.01 over 20 rows"):
+        load("2", golden_error=0.01)
+    found = champion.client.golden(model=MODEL, version=load("3", golden_error=0.0005))
+    assert found["passed"] is True
+    assert found["max_abs_diff"] == pytest.approx(0.0005, abs=1e-4)
+    assert 0 < found["latency_median_ms"] <= found["latency_p95_ms"]
     with pytest.raises(NotFoundError, match="must be loaded"):
         champion.client.golden(model=MODEL, version="9")
 
