@@ -20,7 +20,6 @@ def work(number: int = 0, *, num_rows: int = 2, **fields: Any) -> Work:
         "output": "probability",
         "num_classes": 0,
         "predictions": [0.5] * num_rows,
-        "sums": (0.5 * num_rows,),
         "columns": {"carrier": ["AA"] * num_rows, "temp": [1.5] + [None] * (num_rows - 1)},
         "strings": frozenset({"carrier"}),
         "logged_at_us": 1_000_000,

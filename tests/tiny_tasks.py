@@ -21,7 +21,7 @@ CLASSES = ("small", "medium", "large")
 ROWS_PER_MONTH = 450
 
 _SPEC = """
-schema_version: 2
+schema_version: 3
 name: {name}
 description: What becomes of a thing of some color and size?
 owner: tests
@@ -66,7 +66,7 @@ rollout:
   min_requests_per_step: 3
   max_latency_ratio: 100
   latency_floor_ms: 1000
-  max_mean_prediction_shift: {shift}
+  agreement_tolerance: {shift}
 drift:
   min_rows: 100
 retraining:

@@ -118,10 +118,10 @@ def _operation(draft: Draft) -> list[Number]:
     present, grain = draft.label.present_frac, draft.partitions.grain
     window = window_of(draft)
     shift = []
-    if _is_needed(draft, "rollout.max_mean_prediction_shift"):
+    if _is_needed(draft, "rollout.agreement_tolerance"):
         why = f"half of the label's standard deviation, {shown(draft.label.deviation)}"
         value = shown(0.5 * draft.label.deviation)
-        shift = [Number(key="rollout.max_mean_prediction_shift", value=value, why=why)]
+        shift = [Number(key="rollout.agreement_tolerance", value=value, why=why)]
     return [
         Number(key="rollout.shadow_requests", value="50", why="mirrored before the canary; the first version has none"),
         Number(key="rollout.steps_pct", value="[10, 50]", why="the canary's share of the requests"),

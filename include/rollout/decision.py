@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
+
+from include.rollout.latency import quantile_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,26 +28,23 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What one version did in one role since the routes last changed.
+    """What one version did in one role since the routes last changed: sums that any target can tell.
 
     Args:
-        requests: Requests that it scored or failed to score.
-        errors: Those that it failed to score; a caller's own mistakes are not counted.
-        latency_p95_ms: 95th percentile of its encoding and inference, in milliseconds; None without a sample.
-        prediction_sums: Sum of its predictions; of several classes, of each probability.
-        num_predictions: Number of rows that it predicted.
+        requests: Requests that it scored or failed to score; a caller's own mistakes are not counted.
+        errors: Those that it failed to score.
+        latency_counts: Scored requests by `LATENCY_BOUNDS_MS` of their encoding and inference, and one more for those
+            beyond; empty: none.
+        num_pairs: Requests that both it, as a shadow, and the champion scored.
+        num_disagreements: Over these, the sum of the shares of rows whose two predictions differ by more than
+            `agreement_tolerance`; an integer where requests have one row.
     """
 
     requests: int = 0
     errors: int = 0
-    latency_p95_ms: float | None = None
-    prediction_sums: tuple[float, ...] = ()
-    num_predictions: int = 0
-
-    @property
-    def mean_prediction(self) -> tuple[float, ...] | None:
-        """Mean of the predictions, or of the probability of each class; None without one."""
-        return tuple(total / self.num_predictions for total in self.prediction_sums) if self.num_predictions else None
+    latency_counts: tuple[int, ...] = ()
+    num_pairs: int = 0
+    num_disagreements: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +162,7 @@ def _missing(*, challenger: Counters, champion: Counters, needed: int) -> list[s
     for name, counters in (("challenger", challenger), ("champion", champion)):
         if counters.requests < needed:
             missing.append(f"{name} took {counters.requests} of {needed} requests")
-        elif counters.mean_prediction is None or counters.latency_p95_ms is None:
+        elif not sum(counters.latency_counts):
             missing.append(f"{name} has no prediction")
     return missing
 
@@ -171,32 +170,17 @@ def _missing(*, challenger: Counters, champion: Counters, needed: int) -> list[s
 def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) -> list[str]:
     """Return the measures of a challenger with enough evidence that are above their limits."""
     worse = []
-    latency_ms, yardstick_ms = challenger.latency_p95_ms or 0.0, champion.latency_p95_ms or 0.0
+    latency_ms = quantile_ms(challenger.latency_counts, 0.95) or math.inf
+    yardstick_ms = quantile_ms(champion.latency_counts, 0.95) or math.inf
     limit_ms = max(rollout.latency_floor_ms, rollout.max_latency_ratio * yardstick_ms)
     if latency_ms > limit_ms:
         worse.append(f"latency p95 {latency_ms:.3g} ms > {limit_ms:.3g} ms (champion {yardstick_ms:.3g} ms)")
-    shift = _shift(challenger, champion)
-    if not shift <= rollout.max_mean_prediction_shift:
-        worse.append(f"mean prediction shift {shift:.4g} > {rollout.max_mean_prediction_shift:g}")
+    differing = challenger.num_disagreements / max(1, challenger.num_pairs)
+    if not differing <= rollout.max_disagreement_frac:
+        worse.append(f"disagreement_frac {differing:.4g} > {rollout.max_disagreement_frac:g}")
     return worse
 
 
-def _shift(challenger: Counters, champion: Counters) -> float:
-    """Return by how much the mean prediction differs; of several classes, the most that a mean probability does."""
-    ours, theirs = challenger.mean_prediction or (), champion.mean_prediction or ()
-    if len(ours) != len(theirs):
-        return math.inf  # predictions of other classes cannot be compared, so they are not alike
-    return max((abs(one - other) for one, other in zip(ours, theirs, strict=True)), default=0.0)
-
-
 def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_s: float) -> dict[str, Any]:
-    counters = {
-        name: {
-            "requests": counted.requests,
-            "errors": counted.errors,
-            "latency_p95_ms": counted.latency_p95_ms,
-            "mean_prediction": counted.mean_prediction,
-        }
-        for name, counted in (("challenger", challenger), ("champion", champion))
-    }
+    counters = {name: asdict(counted) for name, counted in (("challenger", challenger), ("champion", champion))}
     return {"min_requests": needed, "elapsed_s": round(elapsed_s, 3), "counters": counters}

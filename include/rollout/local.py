@@ -87,9 +87,9 @@ def read_state(answer: Mapping[str, Any]) -> RolloutState:
         (item["version"], item["role"]): Counters(
             requests=item["requests"],
             errors=item["errors"],
-            latency_p95_ms=item["latency_ms"]["p95"],
-            prediction_sums=tuple(item["prediction_sums"]),
-            num_predictions=item["num_predictions"],
+            latency_counts=tuple(item["latency_counts"]),
+            num_pairs=item["num_pairs"],
+            num_disagreements=item["num_disagreements"],
         )
         for item in answer["counters"]
     }

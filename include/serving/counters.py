@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec reads the fields' types
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 import msgspec
 
-LATENCY_SAMPLES = 4096
+from include.rollout.latency import NUM_BUCKETS, bucket_of
+
+_LOG = logging.getLogger(__name__)
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +28,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         output: What is predicted; it names the column.
         num_classes: Numbers of a row of several classes; 0 where a row has one number.
         predictions: A number for each row, or a list of them for each; None: the version failed.
-        sums: Sum over the rows of each number of a row.
+        disagreement: Of a shadow, the share of its rows that the champion predicted otherwise; None: not compared.
         columns: Every model input, request and store features alike, as the graph saw it.
         strings: Which of them are strings; the others are numbers.
         logged_at_us: Microseconds since 1970, UTC.
@@ -42,10 +44,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     num_classes: int
     predictions: Sequence[Any] | None
-    sums: tuple[float, ...]
     columns: Mapping[str, Sequence[Any]]
     strings: frozenset[str]
     logged_at_us: int
+    disagreement: float | None = None
 
     @property
     def num_rows(self) -> int:
@@ -55,50 +57,50 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class WindowCounters:
-    """What one version did in one role since the routes last changed."""
+    """What one version did in one role, since the routes last changed or since the server started.
+
+    Args:
+        requests: Requests that it scored or failed to score; a caller's own mistakes are not counted.
+        errors: Those that it failed to score.
+        latency_counts: Scored requests by `LATENCY_BOUNDS_MS` of their encoding and inference.
+        latency_sum_ms: Of these.
+        num_pairs: Requests that both it, as a shadow, and the champion scored.
+        num_disagreements: Over these, the sum of the shares of rows that the two predicted differently.
+    """
 
     requests: int = 0
     errors: int = 0
-    prediction_sums: tuple[float, ...] = ()
-    num_predictions: int = 0
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_SAMPLES))
+    latency_counts: list[int] = field(default_factory=lambda: [0] * NUM_BUCKETS)
+    latency_sum_ms: float = 0.0
+    num_pairs: int = 0
+    num_disagreements: float = 0.0
 
-    def add(self, sums: Sequence[float], *, num_rows: int, latency_ms: float) -> None:
-        """Count one request by the sum of each number of its predictions; no rows: the version failed."""
+    def add(self, *, is_ok: bool, latency_ms: float, disagreement: float | None = None) -> None:
+        """Count one request."""
         self.requests += 1
-        if not num_rows:
+        if not is_ok:
             self.errors += 1
             return
-        self.prediction_sums = tuple(map(sum, zip(self.prediction_sums or [0.0] * len(sums), sums, strict=True)))
-        self.num_predictions += num_rows
-        self.latencies_ms.append(latency_ms)
+        self.latency_counts[bucket_of(latency_ms)] += 1
+        self.latency_sum_ms += latency_ms
+        if disagreement is not None:
+            self.num_pairs += 1
+            self.num_disagreements += disagreement
 
     def to_json(self, *, version: str, role: str) -> dict[str, Any]:
-        """Return the counters with quantiles in place of samples."""
-        ordered = sorted(self.latencies_ms)
-        quantiles = {
-            f"p{pct}": ordered[min(len(ordered) - 1, len(ordered) * pct // 100)] if ordered else None
-            for pct in (50, 95, 99)
-        }
-        return {
-            "version": version,
-            "role": role,
-            "requests": self.requests,
-            "errors": self.errors,
-            "prediction_sums": list(self.prediction_sums),
-            "num_predictions": self.num_predictions,
-            "latency_ms": {"samples": len(ordered), **quantiles},
-        }
+        """Return the counters and whose they are."""
+        return {"version": version, "role": role, **asdict(self)}
 
 
-class _SavedWindow(msgspec.Struct, array_like=True):
+class _SavedWindow(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     version: str
     role: str
     requests: int
     errors: int
-    prediction_sums: tuple[float, ...]
-    num_predictions: int
-    latencies_ms: list[float]
+    latency_counts: Annotated[list[int], msgspec.Meta(min_length=NUM_BUCKETS, max_length=NUM_BUCKETS)]
+    latency_sum_ms: float
+    num_pairs: int
+    num_disagreements: float
 
 
 class _SavedModel(msgspec.Struct, array_like=True):
@@ -124,7 +126,8 @@ class Counted:
     def add(self, work: Work) -> None:
         """Count one version's work on one request."""
         window = self.windows.setdefault((work.version, work.role), WindowCounters())
-        window.add(work.sums, num_rows=work.num_rows, latency_ms=work.latency_ms)
+        is_ok = work.predictions is not None
+        window.add(is_ok=is_ok, latency_ms=work.latency_ms, disagreement=work.disagreement)
 
 
 @dataclass(kw_only=True)
@@ -158,8 +161,8 @@ class RouteCounters:
                 counted.revision,
                 counted.away_s,
                 [
-                    _SavedWindow(*key, w.requests, w.errors, w.prediction_sums, w.num_predictions, list(w.latencies_ms))
-                    for key, w in counted.windows.items()
+                    _SavedWindow(**window.to_json(version=version, role=role))
+                    for (version, role), window in counted.windows.items()
                 ],
             )
             for model, counted in self._models.items()
@@ -168,24 +171,23 @@ class RouteCounters:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> RouteCounters:
-        """Return the counters that `to_bytes` described.
+        """Return the counters that `to_bytes` described; of a release that counted otherwise, none: they begin anew.
 
         Raises:
-            msgspec.DecodeError: It did not.
+            msgspec.DecodeError: It is no MessagePack.
         """
-        saved = msgspec.msgpack.decode(content, type=dict[str, _SavedModel])
+        try:
+            saved = msgspec.msgpack.decode(content, type=dict[str, _SavedModel])
+        except msgspec.ValidationError as error:
+            _LOG.warning("counters of another release begin anew: %s", error)
+            return cls()
         return cls(_models={model: _counted(found) for model, found in saved.items()})
 
 
 def _counted(saved: _SavedModel) -> Counted:
-    windows = {
-        (w.version, w.role): WindowCounters(
-            requests=w.requests,
-            errors=w.errors,
-            prediction_sums=w.prediction_sums,
-            num_predictions=w.num_predictions,
-            latencies_ms=deque(w.latencies_ms, maxlen=LATENCY_SAMPLES),
-        )
-        for w in saved.windows
-    }
+    windows = {(w.version, w.role): _window(msgspec.structs.asdict(w)) for w in saved.windows}
     return Counted(revision=saved.revision, away_s=saved.away_s, windows=windows)
+
+
+def _window(saved: Mapping[str, Any]) -> WindowCounters:
+    return WindowCounters(**{name: value for name, value in saved.items() if name not in ("version", "role")})

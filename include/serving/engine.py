@@ -12,7 +12,7 @@ from include.errors import BadInputError, NotFoundError, ServiceError, Tradewind
 from include.serving.counters import Work
 from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
-from include.serving.scoring import Scored, ServedModel, attempt, score_request
+from include.serving.scoring import Scored, ServedModel, attempt, disagreement_of, score_request
 from include.serving.versions import LoadedVersion, load_version, read_registered
 from include.spec import load_spec
 
@@ -226,28 +226,24 @@ class Engine:
         model = served.spec.name
         now_us = time.time_ns() // 1000
         for outcome in scored.outcomes:
-            is_ok = outcome.predictions is not None
-            self.metrics.scored(
-                model=model, version=outcome.version, role=outcome.role, ok=is_ok, latency_ms=outcome.latency_ms
+            work = Work(
+                model=model,
+                revision=served.revision,
+                version=outcome.version,
+                role=outcome.role,
+                request_id=scored.request_id,
+                example_ids=scored.example_ids,
+                latency_ms=outcome.latency_ms,
+                output=served.reader.task.output,
+                num_classes=len(served.reader.task.classes),
+                predictions=outcome.predictions,
+                columns=scored.columns,
+                strings=served.reader.strings,
+                logged_at_us=now_us,
+                disagreement=outcome.disagreement,
             )
-            self.log.append(
-                Work(
-                    model=model,
-                    revision=served.revision,
-                    version=outcome.version,
-                    role=outcome.role,
-                    request_id=scored.request_id,
-                    example_ids=scored.example_ids,
-                    latency_ms=outcome.latency_ms,
-                    output=served.reader.task.output,
-                    num_classes=len(served.reader.task.classes),
-                    predictions=outcome.predictions,
-                    sums=outcome.sums,
-                    columns=scored.columns,
-                    strings=served.reader.strings,
-                    logged_at_us=now_us,
-                )
-            )
+            self.metrics.scored(work)
+            self.log.append(work)
 
     def counted(self, model: str) -> Counted:
         """Return what was counted of a model since its routes changed."""
@@ -269,7 +265,8 @@ class Engine:
 
         def work() -> None:
             outcome = attempt(scored.served, version, "shadow", scored.columns)
-            call_in_loop(finish, replace(scored, outcomes=(outcome,)))
+            compared = replace(outcome, disagreement=disagreement_of(outcome, scored))
+            call_in_loop(finish, replace(scored, outcomes=(compared,)))
 
         def finish(shadowed: Scored) -> None:
             self._num_shadows -= 1

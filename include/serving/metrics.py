@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from include.rollout.latency import LATENCY_BOUNDS_MS
+from include.serving.counters import WindowCounters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
+    from include.serving.counters import Work
     from include.serving.prediction_log import PredictionLog
     from include.serving.router import Router
 
-LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+LATENCY_BOUNDS_S = tuple(bound / 1e3 for bound in LATENCY_BOUNDS_MS)
+_LE = (*map(floatToGoString, LATENCY_BOUNDS_S), "+Inf")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -25,24 +32,11 @@ class ServerMetrics:
 
     def __init__(self, *, router: Router, log: PredictionLog) -> None:
         self.registry = CollectorRegistry()
-        self._scored = Counter(
-            "tradewind_scored_requests",
-            "Requests by the version that scored them, or failed to",
-            ("model", "version", "role", "outcome"),
-            registry=self.registry,
-        )
-        self._inference_s = Histogram(
-            "tradewind_inference_seconds",
-            "Encoding and inference of one request",
-            ("model", "version", "role"),
-            buckets=LATENCY_BUCKETS_S,
-            registry=self.registry,
-        )
         self._request_s = Histogram(
             "tradewind_request_seconds",
             "One inference request as its caller waits for it, without the network",
             ("model",),
-            buckets=LATENCY_BUCKETS_S,
+            buckets=LATENCY_BOUNDS_S,
             registry=self.registry,
         )
         self._answers = Counter(
@@ -53,12 +47,18 @@ class ServerMetrics:
             "Copies for a shadow that was too slow; nobody waited for them",
             registry=self.registry,
         )
+        self._totals: dict[tuple[str, str, str], WindowCounters] = {}
+        self.registry.register(_WorkCollector(self._totals))
         self.registry.register(_StateCollector(router=router, log=log))
 
-    def scored(self, *, model: str, version: str, role: str, ok: bool, latency_ms: float) -> None:
+    def scored(self, work: Work) -> None:
         """Count one version's work on one request."""
-        self._scored.labels(model, version, role, "ok" if ok else "error").inc()
-        self._inference_s.labels(model, version, role).observe(latency_ms / 1e3)
+        key = (work.model, work.version, work.role)
+        totals = self._totals.get(key)
+        if totals is None:
+            totals = self._totals[key] = WindowCounters()
+        is_ok = work.predictions is not None
+        totals.add(is_ok=is_ok, latency_ms=work.latency_ms, disagreement=work.disagreement)
 
     def answered(self, *, model: str | None, status: int, seconds: float) -> None:
         """Count one answer; `model` is None when the request names none that is served."""
@@ -69,6 +69,38 @@ class ServerMetrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _WorkCollector(Collector):
+    """Tells what each version did in each role, as the router's counters do for one step of a rollout."""
+
+    def __init__(self, totals: Mapping[tuple[str, str, str], WindowCounters]) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model", "version", "role"]
+        scored = CounterMetricFamily(
+            "tradewind_scored_requests",
+            "Requests by the version that scored them, or failed to",
+            labels=[*labels, "outcome"],
+        )
+        latency = HistogramMetricFamily(
+            "tradewind_inference_seconds", "Encoding and inference of one scored request", labels=labels
+        )
+        pairs = CounterMetricFamily(
+            "tradewind_compared_requests", "Requests that shadow and champion both scored", labels=labels
+        )
+        differing = CounterMetricFamily(
+            "tradewind_disagreements", "Over these, the sum of the shares of rows predicted differently", labels=labels
+        )
+        for key, found in self._totals.items():
+            scored.add_metric([*key, "ok"], found.requests - found.errors)
+            scored.add_metric([*key, "error"], found.errors)
+            buckets = list(zip(_LE, accumulate(found.latency_counts), strict=True))
+            latency.add_metric(key, buckets, sum_value=found.latency_sum_ms / 1e3)
+            pairs.add_metric(key, found.num_pairs)
+            differing.add_metric(key, found.num_disagreements)
+        yield from (scored, latency, pairs, differing)
 
 
 class _StateCollector(Collector):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from include.errors import ServiceError
+from include.serving.agreement import disagreement_frac
 from include.serving.protocol import answer
 from include.serving.router import Routes
-from include.tasks.outputs import as_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,14 +54,14 @@ class Outcome:
         role: champion, canary or shadow.
         latency_ms: Of its encoding and inference.
         predictions: A number for each row, or a list of them for each; None: it failed.
-        sums: Of each number over the rows.
+        disagreement: Of a shadow, the share of the rows that the champion predicted otherwise; None: not compared.
     """
 
     version: str
     role: str
     latency_ms: float
     predictions: Sequence[Any] | None
-    sums: tuple[float, ...] = ()
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +132,18 @@ def attempt(served: ServedModel, version: str | None, role: str, columns: Mappin
         )
     started = time.perf_counter()
     predictions: Sequence[Any] | None = None
-    sums: tuple[float, ...] = ()
     try:
-        predicted_BK = loaded.score(columns)
-        sums = tuple(as_columns(predicted_BK).sum(axis=0, dtype="float64").tolist())
-        predictions = predicted_BK.tolist()
+        predictions = loaded.score(columns).tolist()
     except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
         _LOG.exception("version %s of model %r could not score as %s", version, served.spec.name, role)
     latency_ms = (time.perf_counter() - started) * 1e3
-    return Outcome(version=version, role=role, latency_ms=latency_ms, predictions=predictions, sums=sums)
+    return Outcome(version=version, role=role, latency_ms=latency_ms, predictions=predictions)
+
+
+def disagreement_of(shadowed: Outcome, scored: Scored) -> float | None:
+    """Return the share of a request's rows that a shadow predicted otherwise than the champion; None: one failed."""
+    answered = scored.outcomes[-1]
+    if answered.role != "champion" or answered.predictions is None or shadowed.predictions is None:
+        return None
+    tolerance = scored.served.spec.rollout.agreement_tolerance
+    return disagreement_frac(ours=shadowed.predictions, theirs=answered.predictions, tolerance=tolerance)

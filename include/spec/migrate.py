@@ -22,7 +22,8 @@ _RENAMED: Mapping[int, Mapping[tuple[str, ...], str]] = {
         ("compression", "max_log_loss_increase"): "max_loss_increase",
         ("retraining", "min_log_loss_increase"): "min_loss_increase",
         ("rollout", "max_mean_score_shift"): "max_mean_prediction_shift",
-    }
+    },
+    2: {("rollout", "max_mean_prediction_shift"): "agreement_tolerance"},
 }
 """Version -> what the next one calls a key."""
 

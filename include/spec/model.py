@@ -16,13 +16,13 @@ from include.spec.source import SourceSpec
 from include.spec.tasks import TaskName, contradictions
 from include.spec.training import CompressionSpec, GatesSpec, TrainingSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class ModelSpec(Frozen):
     """One model's whole lifecycle, as its model.yaml declares it."""
 
-    schema_version: Literal[2] = Field(description="Version of this file's own format.")
+    schema_version: Literal[3] = Field(description="Version of this file's own format.")
     name: Identifier = Field(description="The model's name; equals its folder's.", examples=["flight_delays"])
     description: str = Field(description="What it predicts, in one sentence.")
     owner: str = Field(description="Who is asked about it.", examples=["ml-platform"])

@@ -12,6 +12,14 @@ from include.spec.fields import Frac, Frozen
 class RolloutSpec(Frozen):
     """How a challenger takes over the traffic."""
 
+    target: Literal["local", "kserve"] = Field(
+        default="local", description="Where it serves: Tradewind's own model server, or KServe on a cluster."
+    )
+    strategy: Literal["shadow", "canary", "both"] = Field(
+        default="both",
+        description="What a challenger must pass: scoring copies of the requests (shadow), answering a rising share of "
+        "them (canary), or both, one after the other.",
+    )
     approval: bool = Field(default=False, description="Whether a person must approve before any traffic.")
     shadow_requests: int = Field(default=50, ge=0, description="Mirrored requests before the canary; 0: no shadow.")
     steps_pct: tuple[float, ...] = Field(
@@ -25,11 +33,15 @@ class RolloutSpec(Frozen):
     latency_floor_ms: float = Field(
         default=10, ge=0, description="Milliseconds; a canary p95 up to here is never too slow."
     )
-    max_mean_prediction_shift: float = Field(
+    agreement_tolerance: float = Field(
         default=0.2,
         ge=0,
-        description="Absolute difference of mean predictions, canary against champion, in the output's unit; of "
-        "several classes the largest difference of a mean probability. A regression must give it, in the label's unit.",
+        description="Shadow and champion agree on a row when their predictions differ by at most this, in the output's "
+        "unit; of several classes the largest difference of a probability. A regression must give it, in the label's "
+        "unit.",
+    )
+    max_disagreement_frac: Frac = Field(
+        default=0.3, description="Share of the rows on which a shadow may disagree with the champion."
     )
     on_inconclusive: Literal["roll_back", "hold"] = Field(
         default="roll_back", description="What too little evidence in time does; hold: the traffic stays as it is."

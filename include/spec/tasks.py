@@ -45,7 +45,7 @@ RULES: dict[TaskName, TaskRules] = {
         needed=(
             "compression.agreement_tolerance",
             "compression.max_loss_increase",
-            "rollout.max_mean_prediction_shift",
+            "rollout.agreement_tolerance",
             "retraining.min_loss_increase",
             "retraining.min_expected_gain",
         ),

@@ -70,7 +70,7 @@ def places(problems: list[Problem]) -> list[tuple[str, int | None]]:
         ("name: is_late", "name: Is Late", "label.name: String should match pattern"),
         ("task: binary_classification", "task: binary", "task: Input should be 'binary_classification'"),
         ("timezone: America/New_York", "timezone: America/NewYork", "source.timezone: must be a time zone"),
-        ("schema_version: 2", "schema_version: 9", "schema_version must be 2; got 9"),
+        ("schema_version: 3", "schema_version: 9", "schema_version must be 3; got 9"),
     ],
 )
 def test_a_mistake_in_the_spec_is_found_at_its_line(folder: Path, old: str, new: str, said: str) -> None:

@@ -2,38 +2,28 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
-from include.serving.counters import LATENCY_SAMPLES, RouteCounters, WindowCounters
+from include.rollout.latency import bucket_of
+from include.serving.counters import RouteCounters, WindowCounters
 from tests.served_work import work
 
 
 def test_window_counters_add_up() -> None:
     window = WindowCounters()
     for number in range(1, 101):
-        window.add([0.75], num_rows=2, latency_ms=float(number))
-    window.add([], num_rows=0, latency_ms=1e6)
+        window.add(is_ok=True, latency_ms=float(number), disagreement=None if number > 10 else 0.5)
+    window.add(is_ok=False, latency_ms=1e6)
+    window.add(is_ok=True, latency_ms=1e6)
     found = window.to_json(version="1", role="champion")
-    assert (found["requests"], found["errors"]) == (101, 1)
-    assert (found["prediction_sums"], found["num_predictions"]) == ([75.0], 200)
-    assert found["latency_ms"] == {"samples": 100, "p50": 51.0, "p95": 96.0, "p99": 100.0}
+    assert (found["requests"], found["errors"], sum(found["latency_counts"])) == (102, 1, 101)
+    assert (found["num_pairs"], found["num_disagreements"]) == (10, 5.0)
+    at_most = {bound: sum(found["latency_counts"][: bucket_of(bound) + 1]) for bound in (1.0, 10.0, 100.0)}
+    assert at_most == {1.0: 1, 10.0: 10, 100.0: 100}  # bounds are included
+    assert found["latency_counts"][-1] == 1
+    assert found["latency_sum_ms"] == 5050.0 + 1e6
     json.dumps(found, allow_nan=False)
-
-
-def test_each_class_adds_up_by_itself() -> None:
-    window = WindowCounters()
-    for _ in range(2):
-        window.add([0.5, 1.25, 0.25], num_rows=2, latency_ms=1.0)
-    found = window.to_json(version="1", role="champion")
-    assert (found["prediction_sums"], found["num_predictions"]) == ([1.0, 2.5, 0.5], 4)
-
-
-def test_latencies_are_of_the_newest_requests() -> None:
-    window = WindowCounters()
-    assert window.to_json(version="1", role="champion")["latency_ms"]["p95"] is None
-    for number in range(LATENCY_SAMPLES + 10):
-        window.add([0.5], num_rows=1, latency_ms=100.0 if number < 10 else 1.0)
-    assert window.to_json(version="1", role="champion")["latency_ms"]["p99"] == 1.0
 
 
 def test_only_a_change_of_routes_counts_anew() -> None:
@@ -50,7 +40,7 @@ def test_each_version_is_counted_by_its_role() -> None:
     counters = RouteCounters()
     counters.add(work())
     counters.add(work(version="2", role="shadow"))
-    counters.add(work(version="2", role="canary", predictions=None, sums=()))
+    counters.add(work(version="2", role="canary", predictions=None))
     found = {key: (window.requests, window.errors) for key, window in counters.of("m", revision=1).windows.items()}
     assert found == {("1", "champion"): (1, 0), ("2", "shadow"): (1, 0), ("2", "canary"): (1, 1)}
 
@@ -58,14 +48,18 @@ def test_each_version_is_counted_by_its_role() -> None:
 def test_counters_are_the_same_after_being_written_down() -> None:
     counters = RouteCounters()
     for number in range(3):
-        counters.add(work(latency_ms=float(number)))
+        counters.add(work(latency_ms=float(number), role="shadow", disagreement=0.25))
     counters.add(work(model="other", revision=7))
     counters.pause("m", revision=1, seconds=2.5)
     again = RouteCounters.from_bytes(counters.to_bytes())
     assert again == counters
-    for _ in range(LATENCY_SAMPLES):
-        again.add(work())
-    assert len(again.of("m", revision=1).windows[("1", "champion")].latencies_ms) == LATENCY_SAMPLES
+
+
+def test_counters_of_another_release_begin_anew() -> None:
+    told_quantiles = {"m": (1, 0.0, [("1", "champion", 3, 0, (1.5,), 3, [1.0, 2.0, 3.0])])}
+    assert RouteCounters.from_bytes(msgspec.msgpack.encode(told_quantiles)) == RouteCounters()
+    with pytest.raises(msgspec.DecodeError):
+        RouteCounters.from_bytes(b"\xc1")
 
 
 @pytest.mark.parametrize(("revision", "away_s"), [(1, 5.0), (2, 2.0), (3, 0.0)])

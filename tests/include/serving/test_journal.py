@@ -29,7 +29,7 @@ journal.rotate()
 number = 0
 while True:
     journal.append(Work(model="m", revision=1, version="1", role="champion", request_id=str(number), example_ids=None,
-        latency_ms=1.0, output="p", num_classes=0, predictions=[0.5], sums=(0.5,), columns={"x": ["y" * 400]},
+        latency_ms=1.0, output="p", num_classes=0, predictions=[0.5], columns={"x": ["y" * 400]},
         strings=frozenset({"x"}), logged_at_us=0))
     print(number, flush=True)
     number += 1
@@ -60,7 +60,7 @@ def num_requests(journal: Journal) -> int:
 
 def test_work_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal = opened(tmp_path)
-    written = [work(1), work(2, predictions=None, sums=()), work(3, predictions=[[0.25, 0.75]], num_classes=2)]
+    written = [work(1), work(2, predictions=None), work(3, predictions=[[0.25, 0.75]], num_classes=2)]
     for one in written:
         assert journal.append(one)
     journal.rotate()

@@ -1,4 +1,4 @@
-"""A model.yaml of version 1 becomes one of version 2: only what changed its name is touched."""
+"""A model.yaml of version 1 becomes one of today's: only what changed its name is touched."""
 
 from pathlib import Path
 
@@ -17,7 +17,8 @@ OLD_NAMES = {
     "  max_loss_increase_vs_champion: ": "  max_log_loss_increase_vs_champion: ",
     "  max_loss_increase: ": "  max_log_loss_increase: ",
     "  min_loss_increase: ": "  min_log_loss_increase: ",
-    "schema_version: 2": "schema_version: 1",
+    "  agreement_tolerance: ": "  max_mean_score_shift: ",
+    "schema_version: 3": "schema_version: 1",
 }
 
 
@@ -40,20 +41,20 @@ def test_it_comes_to_rest() -> None:
 def test_flow_style_quotes_and_comments_stay() -> None:
     old = 'schema_version: 1 # one\nrollout: {"max_mean_score_shift": 0.3, steps_pct: [10]}  # max_mean_score_shift\n'
     new = (
-        "schema_version: 2 # one\nrollout: {max_mean_prediction_shift: 0.3, steps_pct: [10]}  # max_mean_score_shift\n"
+        "schema_version: 3 # one\nrollout: {agreement_tolerance: 0.3, steps_pct: [10]}  # max_mean_score_shift\n"
     )
     assert migrate(old, path=PATH) == new
 
 
 def test_only_keys_at_their_place_are_renamed() -> None:
     text = "schema_version: 1\nother:\n  min_log_loss_increase: 1\ndescription: min_log_loss_increase\n"
-    assert migrate(text, path=PATH) == text.replace("schema_version: 1", "schema_version: 2")
+    assert migrate(text, path=PATH) == text.replace("schema_version: 1", "schema_version: 3")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("schema_version: 3\n", "schema_version must be 1 to 2; got 3"),
+        ("schema_version: 4\n", "schema_version must be 1 to 3; got 4"),
         ("schema_version: 0\n", "got 0"),
         ("schema_version: true\n", "got True"),
         ("name: x\n", "got None"),
@@ -78,7 +79,7 @@ def test_check_fix_shows_the_difference_and_writes_it(tmp_path: Path, monkeypatc
     path.write_text(version_1())
     monkeypatch.setattr("include.cli.check.MODELS_DIR", tmp_path)
     declined = CliRunner().invoke(app, ["check", "flight_delays", "--fix"], input="n\n")
-    assert "+schema_version: 2" in declined.output
+    assert "+schema_version: 3" in declined.output
     assert path.read_text() == version_1()
     assert declined.exit_code == 1  # features.py and the others are not there
     fixed = CliRunner().invoke(app, ["check", "flight_delays", "--fix", "--yes"])

@@ -91,8 +91,8 @@ def test_reading_a_spec_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (1, "schema_version must be 2; got 1. .*Run ./tradewind check --fix flight_delays"),
-        (3, "schema_version must be 2; got 3. .*Upgrade Tradewind"),
+        (1, "schema_version must be 3; got 1. .*Run ./tradewind check --fix flight_delays"),
+        (4, "schema_version must be 3; got 4. .*Upgrade Tradewind"),
     ],
 )
 def test_another_version_of_the_format_is_refused_by_itself(version: int, message: str) -> None:
@@ -139,10 +139,10 @@ def test_two_classes_are_no_multiclass_task() -> None:
 
 def test_a_regression_says_its_limits_in_its_own_unit() -> None:
     given = changed("task: binary_classification", "task: regression")
-    text = re.sub(r"(?m)^  max_mean_prediction_shift: .*\n", "", given)
+    text = re.sub(r"(?m)^  agreement_tolerance: .*\n", "", given)
     with pytest.raises(SpecError) as caught:
         parse_spec(text, path=PATH)
-    for field in ("compression.agreement_tolerance", "rollout.max_mean_prediction_shift"):
+    for field in ("compression.agreement_tolerance", "rollout.agreement_tolerance"):
         assert f"{field} must be given for task regression" in str(caught.value)
     assert "compression.max_loss_increase" not in str(caught.value)
     text = given
