@@ -11,6 +11,7 @@
     ├── InconclusiveError       not enough evidence; gather more or decide by hand
     ├── NotFoundError           the thing named does not exist
     ├── TrainingError           the trainer said why; its exit code says who is at fault
+    │   └── InterruptionError   nothing: a machine or a stop ended it, and the next try goes on at the newest checkpoint
     ├── ServiceError            a server that should answer does not; retry
     └── SetupError              the machine or an earlier run is in the way; the message names the remedy
 
@@ -60,6 +61,10 @@ class NotFoundError(TradewindError):
 
 class TrainingError(TradewindError):
     """Training ended without a usable result."""
+
+
+class InterruptionError(TrainingError):
+    """A training was ended from outside, through no fault of its own."""
 
 
 class ServiceError(TradewindError):

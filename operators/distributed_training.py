@@ -10,7 +10,6 @@ from operators.hooks.kubernetes_calls import object_path
 from operators.hooks.kubernetes_objects import DEFAULT_CONN
 from operators.hooks.lake import LakeHook
 from operators.remote_training import RemoteTrainingMixin
-from operators.retries import only_machines_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +68,7 @@ class DistributedTrainingOperator(RemoteTrainingMixin, BaseOperator):
         poll_interval: float = 5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"retry_policy": only_machines_retry(), **kwargs})
+        super().__init__(**kwargs)
         self.model = model
         self.snapshot = snapshot
         self.kind = kind

@@ -12,7 +12,6 @@ from operators.hooks.kubernetes_calls import object_path
 from operators.hooks.kubernetes_objects import DEFAULT_CONN
 from operators.hooks.lake import LakeHook
 from operators.remote_training import RemoteTrainingMixin
-from operators.retries import only_machines_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +71,7 @@ class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):
         lake_conn_id: str = LakeHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**_SETTINGS, "retry_policy": only_machines_retry(), **kwargs})
+        super().__init__(**{**_SETTINGS, **kwargs})
         self.model = model
         self.snapshot = snapshot
         self.profile = profile

@@ -28,6 +28,7 @@ from operators.hooks.kubernetes_calls import RefusedError, object_path
 from operators.hooks.kubernetes_objects import KubernetesObjects
 from operators.hooks.lake import LakeHook
 from operators.remote_work import SETTLED, Work, folder, is_own, task_key
+from operators.retries import MachinesApartMixin
 from sensors.triggers.pod_log import PodLog
 from sensors.triggers.remote_training import PauseTrigger, RemoteTrainingTrigger
 
@@ -41,7 +42,7 @@ _STATE_KEY = "tradewind_interruptions"
 _PAUSE_S = 30.0
 
 
-class RemoteTrainingMixin:
+class RemoteTrainingMixin(MachinesApartMixin):
     """The flow; a class that has it says by `manifests` and `watch` which object does the work.
 
     Whoever mixes it in has the attributes `model`, `snapshot`, `profile`, `overrides`, `lake_conn_id` and
@@ -237,12 +238,9 @@ class RemoteTrainingMixin:
             raise self._error(work, failure)
         counted = Interruptions.of(work.job.key, context.get("task_state_store"), _STATE_KEY)
         limit = work.training.profile.max_interruptions
-        number = counted.count()
-        if number > limit:
-            counted.reset()
-            text = f"That was interruption {number}, of {limit} that the profile allows."
-            raise self._error(work, failure, next_try=f"{text} A retry of the task begins to count anew.")
-        wait_s = counted.back_off_s
+        if why := counted.count(failure.kind, limit=limit):
+            raise self._error(work, failure, next_try=why)
+        number, wait_s = counted.num, counted.back_off_s
         then = f"Start {number + 1} follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
         self.log.warning("%s", self._error(work, failure, next_try=then))
         raise TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on")

@@ -6,6 +6,7 @@ from airflow.sdk import BaseOperator
 
 from include.spec import load_spec
 from operators.hooks.lake import LakeHook
+from operators.retries import MachinesApartMixin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _STATE_KEY = "tradewind_interruptions"
 
 
-class TrainModelOperator(BaseOperator):
+class TrainModelOperator(MachinesApartMixin, BaseOperator):
     """Trains on this machine: runs `python -m include.training` as a child process and logs what it prints.
 
     The same snapshot, overrides, spec and code are the same job, and training is deterministic. So a retry, and a clear

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from include.errors import BadInputError, ServiceError, SetupError, TrainingError
+from include.errors import BadInputError, SetupError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ class FailureKind(StrEnum):
     API_UNREACHABLE = "api_unreachable"
     PREFLIGHT = "preflight"
     INTERRUPTED = "interrupted"
+    NO_RESULT = "no_result"
     UNKNOWN = "unknown"
 
 
@@ -42,9 +43,11 @@ INFRASTRUCTURE = frozenset(
         FailureKind.API_UNREACHABLE,
         FailureKind.PREFLIGHT,
         FailureKind.INTERRUPTED,
+        FailureKind.NO_RESULT,
     }
 )
-"""Machines did it: tried again without using up the user's retries."""
+"""Machines did it: tried again without using up the user's retries. So is an end without a result, once: its storage
+may show the result late, and what was trained is in the checkpoint."""
 
 NEEDS_A_PERSON = frozenset(
     {
@@ -74,6 +77,7 @@ _MEANS = {
     FailureKind.API_UNREACHABLE: "Kubernetes' API did not answer, so it may still run",
     FailureKind.PREFLIGHT: "the node is not fit to train",
     FailureKind.INTERRUPTED: "it was interrupted from outside",
+    FailureKind.NO_RESULT: "it ended well by its own word, and left no whole result",
     FailureKind.UNKNOWN: "it ended without a whole result and without a known reason",
 }
 
@@ -141,5 +145,5 @@ _ERRORS: Mapping[FailureKind, type[TradewindError]] = {
     FailureKind.IMAGE: SetupError,
     FailureKind.QUOTA: SetupError,
     FailureKind.UNSCHEDULABLE: SetupError,
-    FailureKind.API_UNREACHABLE: ServiceError,
+    FailureKind.NO_RESULT: SetupError,
 }

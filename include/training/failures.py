@@ -64,7 +64,7 @@ def decide_outcome(result: object | None, evidence: Evidence) -> Outcome | None:
     |---|---|---|
     | whole | ended well, badly, not at all, or is gone | success: the result is written last, nothing can undo it |
     | none | goes on | none yet |
-    | none | ended well | failure, unknown: an exit code alone proves nothing |
+    | none | ended well | failure, no result: an exit code alone proves nothing |
     | none | ended badly, was stopped, or is gone | failure, by the evidence |
 
     Args:
@@ -77,7 +77,7 @@ def decide_outcome(result: object | None, evidence: Evidence) -> Outcome | None:
         return None
     failure = classify(evidence)
     if failure is None:
-        failure = Failure(kind=FailureKind.UNKNOWN, evidence=("exit code 0 without result.json", *evidence.said[-5:]))
+        failure = Failure(kind=FailureKind.NO_RESULT, evidence=("exit code 0 without result.json", *evidence.said[-5:]))
     return Outcome(succeeded=False, failure=failure)
 
 
@@ -115,6 +115,7 @@ _TELLING = (
     FailureKind.VANISHED,
     FailureKind.INTERRUPTED,
     FailureKind.API_UNREACHABLE,
+    FailureKind.NO_RESULT,
     FailureKind.UNKNOWN,
 )
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from include.training.failure_kinds import FailureKind
+
 _FIRST_S = 10.0
 _MAX_S = 600.0
+_NO_RESULT_AGAIN = (
+    "That was the second time in a row, so no retry follows. See that its command is the trainer's and that it writes "
+    "into the task's own lake, then clear the task."
+)
 
 
 class Store(Protocol):
@@ -31,6 +37,7 @@ class Interruptions:
         key: The count's key there.
         num: Interruptions so far.
         waited_s: Seconds that were waited for room or for an answer of the cluster.
+        last: What the last one was.
     """
 
     job_key: str
@@ -38,6 +45,7 @@ class Interruptions:
     key: str
     num: int = 0
     waited_s: float = 0.0
+    last: str = ""
 
     @classmethod
     def of(cls, job_key: str, store: Store | None, key: str) -> Self:
@@ -45,7 +53,7 @@ class Interruptions:
         kept = store.get(key) if store is not None else None
         found = cls(job_key=job_key, store=store, key=key)
         if isinstance(kept, dict) and kept.get("job") == job_key:
-            found.num, found.waited_s = int(kept["num"]), float(kept["waited_s"])
+            found.num, found.waited_s, found.last = int(kept["num"]), float(kept["waited_s"]), str(kept["last"])
         return found
 
     @classmethod
@@ -59,11 +67,24 @@ class Interruptions:
         """Seconds until the next start: twice as many each time, ten minutes at most."""
         return min(_MAX_S, _FIRST_S * 2 ** max(0, self.num - 1))
 
-    def count(self) -> int:
-        """Count one more, and return how many there are."""
-        self.num, self.waited_s = self.num + 1, 0.0
+    def count(self, kind: FailureKind, *, limit: int) -> str:
+        """Count one more; return why no start follows, empty if one does.
+
+        Args:
+            kind: What it was.
+            limit: How many there may be in a row.
+        """
+        is_same = self.last == kind
+        self.num, self.waited_s, self.last = self.num + 1, 0.0, kind.value
+        why = ""
+        if self.num > limit:
+            why = f"That was interruption {self.num}, of {limit} that are allowed. A retry of the task counts anew."
+        elif is_same and kind is FailureKind.NO_RESULT:
+            why = _NO_RESULT_AGAIN
+        if why:
+            self.reset()
         self._keep()
-        return self.num
+        return why
 
     def wait(self, wait_s: float) -> None:
         """Add to the seconds waited."""
@@ -78,9 +99,11 @@ class Interruptions:
 
     def reset(self) -> None:
         """Begin anew."""
-        self.num, self.waited_s = 0, 0.0
+        self.num, self.waited_s, self.last = 0, 0.0, ""
         self._keep()
 
     def _keep(self) -> None:
         if self.store is not None:
-            self.store.set(self.key, {"job": self.job_key, "num": self.num, "waited_s": self.waited_s})
+            self.store.set(
+                self.key, {"job": self.job_key, "num": self.num, "waited_s": self.waited_s, "last": self.last}
+            )

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.errors import TrainingError
+from include.errors import InterruptionError, TrainingError
 from include.runtime import processes
 from include.training.failure_kinds import Failure, FailureKind
 from include.training.failures import Evidence, decide_outcome
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).parents[2]
 MAX_INTERRUPTIONS = 5
-"""Failures of machines in a row after which a try ends, and Airflow's retries count."""
+"""Failures of machines after which a try ends as a failure of its own."""
 _NUM_LINES_KEPT = 5
 _POLL_S = 0.05
 _ENTER_S = 30.0
@@ -101,9 +101,8 @@ class TrainerProcess:
                 failure = (outcome.failure if outcome else None) or Failure(kind=FailureKind.UNKNOWN)
                 if is_survivor and failure.is_infrastructure and not self._stopped:
                     self.say("the trainer of an earlier try has ended; another one goes on")
-                elif not self._goes_on_after(failure):
-                    checkpoint = newest_checkpoint(self.job, storage=self.storage)
-                    raise failure.error(self._subject, checkpoint=checkpoint)
+                else:
+                    self._wait_for_another_start(failure)
 
     def terminate(self) -> None:
         """Ask the trainer to save a checkpoint and end, unless another task follows it too.
@@ -112,25 +111,24 @@ class TrainerProcess:
         """
         self._stop(Failure(kind=FailureKind.INTERRUPTED, evidence=("the task was asked to stop",)))
 
-    @property
-    def _subject(self) -> str:
-        return f"training job {self.job.uri}"
-
-    def _goes_on_after(self, failure: Failure) -> bool:
-        """Return whether to start another trainer in this very try, after a pause: machines failed, not the user."""
-        if self.interruptions is None or self._stopped or not failure.is_infrastructure:
-            return False
-        number = self.interruptions.count()
-        if number > MAX_INTERRUPTIONS:
-            return False
-        pause_s = self.interruptions.back_off_s
+    def _wait_for_another_start(self, failure: Failure) -> None:
+        """Return after a pause if machines failed, so that another trainer starts in this very try; raise otherwise."""
         checkpoint = newest_checkpoint(self.job, storage=self.storage)
-        then = f"It starts again in {pause_s:g} s, interruption {number} of {MAX_INTERRUPTIONS}; no retry is used up."
-        self.say(failure.message(self._subject, checkpoint=checkpoint, next_try=then))
+        subject, counted = f"training job {self.job.uri}", self.interruptions
+        if self._stopped and failure.is_infrastructure:
+            raise InterruptionError(failure.message(subject, checkpoint=checkpoint))
+        if counted is None or not failure.is_infrastructure:
+            raise failure.error(subject, checkpoint=checkpoint)
+        if why := counted.count(failure.kind, limit=MAX_INTERRUPTIONS):
+            raise failure.error(subject, checkpoint=checkpoint, next_try=why)
+        pause_s, of = counted.back_off_s, f"{counted.num} of {MAX_INTERRUPTIONS}"
+        then = f"It starts again in {pause_s:g} s, interruption {of}; no retry is used up."
+        self.say(failure.message(subject, checkpoint=checkpoint, next_try=then))
         until_s = time.monotonic() + pause_s
-        while time.monotonic() < until_s and not self._stopped:
+        while time.monotonic() < until_s:
+            if self._stopped:
+                raise InterruptionError(self._stopped.message(subject, checkpoint=checkpoint))
             time.sleep(_POLL_S)
-        return not self._stopped
 
     def _attend(self, run: LocalRun) -> tuple[bool, Evidence]:
         """Start a trainer, or find the one that lives, and follow it to its end; return whether it was found."""

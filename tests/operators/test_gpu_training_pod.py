@@ -16,9 +16,12 @@ from include.spec import load_spec
 from include.training.commit import VARIABLE
 from include.training.profiles import VARIABLE as PROFILES_VARIABLE
 from include.training.profiles import read_profiles
+from include.training.result import write_result
 from operators.gpu_training_pod import GpuTrainingPodOperator
+from operators.retries import NUM_MACHINE_TRIES
 from tests.kubernetes.faults import Fault
 from tests.kubernetes.orchestration import Fate
+from tests.kubernetes.trainer import _result
 from tests.kubernetes.world import COMMIT, MODEL, World, snapshot_of
 
 if TYPE_CHECKING:
@@ -199,7 +202,7 @@ def test_an_api_that_is_silent_for_ever_is_told(world: World) -> None:
     world.cluster.faults.append(Fault(kind="reset", times=None))
     assert world.run() == "failed"
     (error,) = world.airflow.errors
-    assert error.startswith("ServiceError: training job ")
+    assert error.startswith("TrainingError: training job ")
     assert "The next try looks for it first" in error
     assert 300 <= world.airflow.ended_at_s <= 600
 
@@ -211,7 +214,7 @@ def test_interruptions_have_a_limit_and_a_back_off_of_their_own(world: World) ->
     assert created(world) == 6
     (error,) = world.airflow.errors
     assert "got vanished: it was deleted from outside" in error
-    assert "interruption 6, of 5 that the profile allows" in error
+    assert "interruption 6, of 5 that are allowed" in error
     waits = [int(line.split(" follows in ")[1].split(" ")[0]) for line in world.events if " follows in " in line]
     assert waits == [10, 20, 40, 80, 160]
 
@@ -324,6 +327,26 @@ def test_a_worker_that_is_told_to_stop_loses_no_work_and_leaves_nothing(world: W
     assert (world.num_duplicates, world.cluster.live_pods) == (0, [])
 
 
+@pytest.mark.parametrize(("retries", "state", "num_tries"), [(1, "success", 5), (0, "failed", 4)])
+def test_killed_workers_leave_the_retries_to_failures_of_the_task_itself(
+    world: World, retries: int, state: str, num_tries: int
+) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=retries)
+    world.airflow.fates += [Fate(stage="first", at_boundary=at) for at in (3, 12, 32)]
+
+    def overdue(run: Any) -> None:
+        if len(world.trainer.runs) == 1:  # what only the task's author can judge
+            world.kubelets.fail(world.kubelets.find(run.pod), "DeadlineExceeded", "too long")
+
+    world.trainer.began = lambda run: after(world, 100, lambda: overdue(run))
+
+    assert world.run() == state
+    assert all(fate.happened for fate in world.airflow.fates)
+    assert world.airflow.num_tries == num_tries
+    (kept,) = world.airflow.supervisor.task_state.values()
+    assert kept["tradewind_failures"] == {"max_tries": retries + NUM_MACHINE_TRIES, "tries": [4]}
+
+
 # --- one truth --------------------------------------------------------------------------------------------------------
 
 
@@ -344,10 +367,20 @@ def test_an_exit_code_of_0_without_a_result_is_no_success(world: World) -> None:
     from tests.kubernetes.containers import sleep_and_exit
 
     world.kubelets.program = sleep_and_exit()
-    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
     assert world.run() == "failed"
     (error,) = world.airflow.errors
-    assert "got unknown: it ended without a whole result and without a known reason (exit code 0 without" in error
+    assert "got no_result: it ended well by its own word, and left no whole result (exit code 0 without" in error
+    assert "That was the second time in a row, so no retry follows." in error
+    assert (world.airflow.num_tries, created(world)) == (1, 2)
+
+
+def test_a_result_that_its_storage_shows_late_is_found_without_another_run(world: World) -> None:
+    world.trainer.flaw = "no_result"
+    took_s = 5 + world.trainer.work_s + 5
+    late = lambda: write_result(world.job, _result(world.job), contents={}, storage=world.storage)  # noqa: E731
+    world.trainer.began = lambda _run: after(world, took_s + 12, late)
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world)) == (1, 1)
 
 
 def test_several_pods_need_another_operator(world: World) -> None:

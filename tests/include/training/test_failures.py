@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from include.errors import BadInputError, ServiceError, SetupError, TrainingError
+from include.errors import BadInputError, SetupError, TrainingError
 from include.training.failures import Evidence, Failure, FailureKind, classify, decide_outcome
 from include.training.pod_status import exit_code, why_pending
 
@@ -149,13 +149,13 @@ ENDS = {
 WITHOUT = {
     "running": None,
     "pending": None,
-    "succeeded": K.UNKNOWN,
+    "succeeded": K.NO_RESULT,
     "failed": K.USER_ERROR,
     "evicted": K.PREEMPTED,
     "gone": K.VANISHED,
-    "gone after success": K.UNKNOWN,
+    "gone after success": K.NO_RESULT,
     "never seen": K.VANISHED,
-    "exit 0": K.UNKNOWN,
+    "exit 0": K.NO_RESULT,
     "exit 64": K.USER_ERROR,
     "killed": K.INTERRUPTED,
     "too long": K.DEADLINE,
@@ -203,8 +203,8 @@ def test_the_class_of_the_error_says_who_can_do_something() -> None:
 
     assert raised(K.USER_ERROR) is raised(K.BAD_DATA) is BadInputError
     assert raised(K.IMAGE) is raised(K.UNSCHEDULABLE) is raised(K.OUT_OF_MEMORY) is SetupError
-    assert raised(K.API_UNREACHABLE) is ServiceError
-    assert raised(K.PREEMPTED) is raised(K.DEADLINE) is raised(K.UNKNOWN) is TrainingError
+    assert raised(K.NO_RESULT) is SetupError
+    assert raised(K.PREEMPTED) is raised(K.DEADLINE) is raised(K.API_UNREACHABLE) is raised(K.UNKNOWN) is TrainingError
 
 
 def test_the_exit_code_is_that_of_the_container_that_failed() -> None:

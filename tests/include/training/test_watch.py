@@ -156,7 +156,7 @@ def test_interruptions_are_counted_by_job_and_back_off() -> None:
     waits = []
     for _ in range(8):
         counted = Interruptions.of("job-1", store, "k")
-        counted.count()
+        assert counted.count(FailureKind.PREEMPTED, limit=8) == ""
         waits.append(counted.back_off_s)
     assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
     assert Interruptions.of("job-1", store, "k").num == 8
@@ -167,4 +167,18 @@ def test_interruptions_are_counted_by_job_and_back_off() -> None:
     assert (Interruptions.of("job-1", store, "k").num, Interruptions.of("job-1", store, "k").waited_s) == (8, 0)
     Interruptions.forget(store, "k")
     assert Interruptions.of("job-1", store, "k").num == 0
-    assert Interruptions.of("job-1", None, "k").count() == 1  # kept nowhere
+    assert Interruptions.of("job-1", None, "k").count(FailureKind.PREEMPTED, limit=1) == ""  # kept nowhere
+
+
+def test_interruptions_end_at_their_limit_and_an_end_without_a_result_at_the_second_one() -> None:
+    def again(*kinds: FailureKind) -> list[str]:
+        store = _Store()
+        return [Interruptions.of("job-1", store, "k").count(kind, limit=2) for kind in kinds]
+
+    lost, empty = FailureKind.NODE_LOST, FailureKind.NO_RESULT
+    over = "That was interruption 3, of 2 that are allowed. A retry of the task counts anew."
+    assert again(lost, lost, lost, lost) == ["", "", over, ""]
+    assert again(empty, lost) == ["", ""]
+    first, second, third = again(empty, empty, empty)
+    assert (first, third) == ("", "")
+    assert "the second time in a row, so no retry follows" in second
