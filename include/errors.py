@@ -13,6 +13,7 @@
     ├── TrainingError           the trainer said why; its exit code says who is at fault
     │   └── InterruptionError   nothing: a machine or a stop ended it, and the next try goes on at the newest checkpoint
     ├── ServiceError            a server that should answer does not; retry
+    │   └── OverloadError       it has too much to do; send less, or wait, then retry
     └── SetupError              the machine or an earlier run is in the way; the message names the remedy
 
 Each message reads: *Subject, limit with unit; got value. State left behind. Next step.*
@@ -69,6 +70,12 @@ class InterruptionError(TrainingError):
 
 class ServiceError(TradewindError):
     """A server did not answer as its contract says."""
+
+
+class OverloadError(ServiceError):
+    """A server was asked for more at once than it takes; `retry_after_s` seconds later it may have room."""
+
+    retry_after_s: float = 1.0
 
 
 class SetupError(TradewindError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,10 +18,12 @@ from include.serving.app import make_app
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
+from include.serving.limits import Admission
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
 from include.serving.sandbox import SandboxLimits
+from include.serving.token import AdminToken
 
 EXIT_SETUP = 78
 DRAIN_S = 10.0
@@ -69,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="threads that score")
     parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
+    parser.add_argument("--max-requests-per-s", type=_positive, help="most inference requests per second; none: all")
+    parser.add_argument("--max-pending", type=int, default=1024, help="most requests that wait or are scored at a time")
     parser.add_argument(
         "--log-interval-s", type=float, default=2.0, help="most seconds a prediction waits for its file"
     )
@@ -100,7 +105,19 @@ def _app(options: argparse.Namespace) -> web.Application:
         num_threads=options.threads,
         limits=SandboxLimits(memory_gib=options.sandbox_memory_gib, cpu_s=options.sandbox_cpu_s),
     )
-    return make_app(engine=engine, admin_token=_token(options.token_file), max_body_bytes=options.max_body_bytes)
+    return make_app(
+        engine=engine,
+        admin_token=_token(options.token_file),
+        max_body_bytes=options.max_body_bytes,
+        admission=Admission(max_per_s=options.max_requests_per_s, max_pending=options.max_pending),
+    )
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError(text)
+    return number
 
 
 def _journal(folder: Path, *, router: Router) -> Journal:
@@ -113,19 +130,11 @@ def _journal(folder: Path, *, router: Router) -> Journal:
     return journal
 
 
-def _token(path: Path | None) -> str | None:
+def _token(path: Path | None) -> AdminToken | None:
     if path is None:
         return None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        token, reason = "", str(error)
-    else:
-        reason = "an empty file"
-    if not token:
-        raise SetupError(
-            f"admin token must be in {path}; got {reason}. Nothing was served. Write a random token into it, mode 0600."
-        )
+    token = AdminToken(path=path)
+    token.read()  # a file that cannot be read is said at the start, not at the first admin call
     return token
 
 

@@ -12,7 +12,6 @@ POST   /v2/router/flush                                     write the prediction
 from __future__ import annotations
 
 import asyncio
-import hmac
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from include.serving.engine import Engine
+    from include.serving.token import AdminToken
 
 PREFIX = "/v2/router"
 
@@ -49,7 +49,7 @@ class _SetRoutes(msgspec.Struct, forbid_unknown_fields=True):
     if_revision: int | None = None
 
 
-def admin_routes(engine: Engine, *, token: str | None) -> list[web.RouteDef]:
+def admin_routes(engine: Engine, *, token: AdminToken | None) -> list[web.RouteDef]:
     """Return the admin calls of an engine, each for holders of the token only; without a token, for nobody."""
     admin = _Admin(engine)
     calls = [
@@ -64,13 +64,12 @@ def admin_routes(engine: Engine, *, token: str | None) -> list[web.RouteDef]:
     return [web.route(call.method, call.path, _guarded(call.handler, token)) for call in calls]
 
 
-def _guarded(handler: Any, token: str | None) -> Handler:
+def _guarded(handler: Any, token: AdminToken | None) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         if token is None:
             text = "admin calls need a server that was started with --token-file; it was not. Nothing was done."
             return web.json_response({"error": text, "kind": "SetupError"}, status=403)
-        sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(sent, f"Bearer {token}".encode()):
+        if not token.admits(request.headers.get("Authorization", "")):
             text = "admin calls need the header 'Authorization: Bearer <admin token>'; got another, or none."
             return web.json_response({"error": text, "kind": "SetupError"}, status=401)
         response: web.StreamResponse = await handler(request)

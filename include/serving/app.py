@@ -4,49 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from include import errors
+from include import __version__, errors
 from include.errors import (
     BadInputError,
     CorruptArtifactError,
     GateError,
     NotFoundError,
+    OverloadError,
     ServiceError,
     SetupError,
     TradewindError,
 )
 from include.serving.admin import admin_routes
 from include.serving.engine import Engine
+from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
-from include.serving.protocol import metadata
+from include.serving.protocol import RequestError, metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp.typedefs import Handler
+
+    from include.serving.token import AdminToken
 
 _LOG = logging.getLogger(__name__)
 
 ENGINE = web.AppKey("engine", Engine)
+ADMISSION = web.AppKey("admission", Admission)
+JSON_BYTES = "Inference-Header-Content-Length"
+"""Header that says how long the JSON of a body is; binary tensors follow it."""
+EXTENSIONS = ("binary_tensor_data", "model_repository", "router", "metrics")
 STATUS_OF = {
     BadInputError: 400,
     NotFoundError: 404,
     CorruptArtifactError: 422,
     GateError: 422,
+    RateError: 429,
     ServiceError: 503,
     SetupError: 500,
     TradewindError: 500,
 }
 HTTP_OK = 200
+HTTP_NOT_FOUND = 404
 HTTP_UNAVAILABLE = 503
 
 
-def make_app(*, engine: Engine, admin_token: str | None, max_body_bytes: int) -> web.Application:
+def make_app(
+    *, engine: Engine, admin_token: AdminToken | None, max_body_bytes: int, admission: Admission
+) -> web.Application:
     """Return the application; without a token every admin call is refused."""
     app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors])
-    app[ENGINE] = engine
+    app[ENGINE], app[ADMISSION] = engine, admission
     app.add_routes(
         [
             web.get("/v2", _server),
@@ -55,6 +70,9 @@ def make_app(*, engine: Engine, admin_token: str | None, max_body_bytes: int) ->
             web.get("/v2/models/{model}", _model),
             web.get("/v2/models/{model}/ready", _model_ready),
             web.post("/v2/models/{model}/infer", _infer),
+            web.get("/v2/models/{model}/versions/{version}", _model),
+            web.get("/v2/models/{model}/versions/{version}/ready", _model_ready),
+            web.post("/v2/models/{model}/versions/{version}/infer", _infer),
             web.get("/metrics", _metrics),
             *admin_routes(engine, token=admin_token),
         ]
@@ -71,13 +89,18 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
     except TradewindError as error:
         status = next(found for kind, found in STATUS_OF.items() if isinstance(error, kind))
-        return _error(status, str(error), kind=_public_kind(error))
+        fields = error.fields if isinstance(error, RequestError) else None
+        response = _error(status, str(error), kind=_public_kind(error), fields=fields)
+        if isinstance(error, OverloadError):
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        return response
     except web.HTTPRequestEntityTooLarge as error:
         limit = f"a request must have at most {request.client_max_size} bytes; got more"
         return _error(error.status, f"{limit}. Nothing was scored. Send fewer rows at once.", kind="BadInputError")
     except web.HTTPException as error:
         what = f"{request.method} {request.path[:100]}: {error.reason}. Nothing was done. GET /v2 names what is served."
-        return _error(error.status, what, kind="NotFoundError")
+        kind = "NotFoundError" if error.status == HTTP_NOT_FOUND else "BadInputError"
+        return _error(error.status, what, kind=kind)
     except ConnectionResetError:
         raise  # the caller hung up: there is nobody to answer
     except Exception:  # noqa: BLE001 - never a stopped server: whatever it is, it is logged and answered
@@ -86,8 +109,9 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return _error(500, message, kind="ServiceError")
 
 
-def _error(status: int, message: str, *, kind: str) -> web.Response:
-    return web.json_response({"error": message, "kind": kind}, status=status)
+def _error(status: int, message: str, *, kind: str, fields: Mapping[str, str] | None = None) -> web.Response:
+    by_field = {} if fields is None else {"fields": fields}
+    return web.json_response({"error": message, "kind": kind, **by_field}, status=status)
 
 
 def _public_kind(error: TradewindError) -> str:
@@ -106,7 +130,7 @@ async def _stop(app: web.Application) -> None:
 
 
 async def _server(_request: web.Request) -> web.Response:
-    return web.json_response({"name": "tradewind", "version": "1", "extensions": ["router", "metrics"]})
+    return web.json_response({"name": "tradewind", "version": __version__, "extensions": EXTENSIONS})
 
 
 async def _live(_request: web.Request) -> web.Response:
@@ -125,12 +149,15 @@ async def _ready(request: web.Request) -> web.Response:
 
 async def _model(request: web.Request) -> web.Response:
     served = request.app[ENGINE].served(request.match_info["model"])
-    return web.json_response(metadata(served.reader, versions=sorted(served.versions)))
+    named = request.match_info.get("version")
+    if named is not None:
+        served.require_loaded(named)
+    return web.json_response(metadata(served.reader, versions=sorted(served.versions) if named is None else [named]))
 
 
 async def _model_ready(request: web.Request) -> web.Response:
     served = request.app[ENGINE].served(request.match_info["model"])
-    is_ready = served.routes.champion in served.versions
+    is_ready = request.match_info.get("version", served.routes.champion) in served.versions
     return web.json_response({"ready": is_ready}, status=HTTP_OK if is_ready else HTTP_UNAVAILABLE)
 
 
@@ -149,15 +176,33 @@ async def _infer(request: web.Request) -> web.StreamResponse:
 
 
 async def _score(request: web.Request) -> web.Response:
-    engine = request.app[ENGINE]
-    body = await request.read()
+    engine, admission = request.app[ENGINE], request.app[ADMISSION]
+    admission.take()
+    body, model, named = await request.read(), request.match_info["model"], request.match_info.get("version")
+    json_bytes = _json_bytes(request, body) if JSON_BYTES in request.headers else None
     loop = asyncio.get_running_loop()
-    scored = await loop.run_in_executor(engine.pool, engine.score, request.match_info["model"], body)
+    admission.enter()
+    try:
+        scored = await loop.run_in_executor(engine.pool, engine.score, model, body, json_bytes, named)
+    finally:
+        admission.leave()
     engine.account(scored)
-    engine.mirror(scored, loop.call_soon_threadsafe)
-    if not scored.body:
+    if named is None:
+        engine.mirror(scored, loop.call_soon_threadsafe)
+    if scored.answer is None:
         raise ServiceError("The model could not score this request; nothing was answered. A retry may be.")
-    return web.Response(body=scored.body, content_type="application/json")
+    if scored.answer.json_bytes is None:
+        return web.Response(body=scored.answer.body, content_type="application/json")
+    headers = {JSON_BYTES: str(scored.answer.json_bytes)}
+    return web.Response(body=scored.answer.body, content_type="application/octet-stream", headers=headers)
+
+
+def _json_bytes(request: web.Request, body: bytes) -> int:
+    sent = request.headers[JSON_BYTES]
+    if not (sent.isascii() and sent.isdigit() and 0 < int(sent[:20]) <= len(body)):
+        what = f"header {JSON_BYTES} must be a number from 1 to the body's {len(body)} bytes; got {sent[:32]!r}"
+        raise RequestError(f"{what}. Nothing was scored. Send the length of the JSON.", {JSON_BYTES: what})
+    return int(sent)
 
 
 async def _metrics(request: web.Request) -> web.Response:

@@ -194,15 +194,15 @@ class Engine:
                 reasons.extend(self.lookup.unready(served.spec))
         return reasons
 
-    def score(self, model: str, body: bytes) -> Scored:
-        """Answer one request; runs in a worker.
+    def score(self, model: str, body: bytes, json_bytes: int | None = None, named: str | None = None) -> Scored:
+        """Answer one request, by the version that it names or else by the routes; runs in a worker.
 
         Raises:
-            NotFoundError: No such model.
+            NotFoundError: No such model, or no such version.
             BadInputError: The request is not what the model needs.
             ServiceError: There is no champion yet, or the online store does not answer.
         """
-        return score_request(self.served(model), self.lookup, body)
+        return score_request(self.served(model), self.lookup, body, json_bytes=json_bytes, named=named)
 
     def served(self, model: str) -> ServedModel:
         """Return what is served of a model.

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from include.errors import ServiceError
+from include.errors import NotFoundError, ServiceError
 from include.serving.agreement import disagreement_frac
 from include.serving.protocol import answer
 from include.serving.router import Routes
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from include.serving.features import FeatureLookup
-    from include.serving.protocol import RequestReader
+    from include.serving.protocol import Answer, RequestReader
     from include.serving.versions import LoadedVersion
     from include.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
+
+NAMED = "named"
+"""Role of a version that answers because the caller named it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,18 @@ class ServedModel:
     failures: Mapping[str, str] = field(default_factory=dict)
     routes: Routes = field(default_factory=Routes)
     revision: int = 0
+
+    def require_loaded(self, version: str) -> None:
+        """Refuse a version that somebody names and that is not loaded.
+
+        Raises:
+            NotFoundError: So it is.
+        """
+        if version not in self.versions:
+            raise NotFoundError(
+                f"version {version[:64]!r} of model {self.spec.name!r} must be loaded to be named; it is not. Nothing "
+                "was scored. Name none, and the routes choose."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +81,37 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What was done for a request; an empty body: no version could score it."""
+    """What was done for a request; no answer: no version could score it."""
 
     served: ServedModel
     request_id: str
     example_ids: Sequence[str] | None
     columns: Mapping[str, Sequence[Any]]
     outcomes: tuple[Outcome, ...]
-    body: bytes
+    answer: Answer | None
 
 
-def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Scored:
+def score_request(
+    served: ServedModel, lookup: FeatureLookup, body: bytes, *, json_bytes: int | None, named: str | None
+) -> Scored:
     """Score a request by the version that its key belongs to; the champion replaces a canary that fails or is missing.
+
+    A version that the caller named answers itself or fails, in a role of its own: it is evidence for no rollout.
 
     Raises:
         BadInputError: The request is not what the model needs.
+        NotFoundError: The named version is not loaded.
         ServiceError: No champion is loaded, or the online store does not answer.
     """
     model = served.spec.name
-    request = served.reader.read(body)
+    if named is not None:
+        served.require_loaded(named)
+    request = served.reader.read(body, json_bytes=json_bytes)
     columns = {**request.columns, **lookup.read(served.spec, request.columns)}
     request_id = request.request_id or uuid.uuid4().hex
-    version, role = served.routes.choose(request.sticky_key or request_id, model=model)
+    version, role = named, NAMED
+    if named is None:
+        version, role = served.routes.choose(request.sticky_key or request_id, model=model)
     champion = served.routes.champion
     if role == "canary" and version not in served.versions:
         version, role = champion, "champion"  # the canary did nothing, so nothing is counted for it
@@ -95,14 +119,15 @@ def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Sc
     if outcomes[0].predictions is None and role == "canary" and champion in served.versions:
         outcomes.append(attempt(served, champion, "champion", columns))
     last = outcomes[-1]
-    text = b""
+    found = None
     if last.predictions is not None:
-        text = answer(
+        found = answer(
             task=served.reader.task,
             model=model,
             version=last.version,
             request_id=request_id,
             predicted_BK=last.predictions,
+            is_binary=request.wants_binary,
         )
     return Scored(
         served=served,
@@ -110,7 +135,7 @@ def score_request(served: ServedModel, lookup: FeatureLookup, body: bytes) -> Sc
         example_ids=request.example_ids,
         columns=columns,
         outcomes=tuple(outcomes),
-        body=text,
+        answer=found,
     )
 
 

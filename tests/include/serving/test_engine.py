@@ -17,9 +17,11 @@ from include.serving.client import infer_body
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
+from include.serving.limits import Admission
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
+from include.serving.token import AdminToken
 from tests.tiny_models import fill_online_store, request_columns, tiny_encoding, tiny_package
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def score(engine: Engine, *, num_requests: int = 20) -> set[str]:
         body = json.dumps(infer_body(columns=request_columns(1), sticky_key=f"k{number}")).encode()
         scored = engine.score(MODEL, body)
         engine.account(scored)
-        versions.add(json.loads(scored.body)["model_version"])
+        versions.add(json.loads(scored.answer.body)["model_version"])
     return versions
 
 
@@ -158,14 +160,16 @@ def other_encoding(*, renamed: str = "temp", is_recast: bool = False) -> Encodin
     ("encoding", "names"), [(other_encoding(), "gust, temp"), (other_encoding(is_recast=True), "temp")]
 )
 def test_the_champions_callers_keep_their_inputs(
-    make: Callable[..., WatchedEngine], encoding: Encoding, names: str
+    make: Callable[..., WatchedEngine], tmp_path: Path, encoding: Encoding, names: str
 ) -> None:
     engine = make()
     engine.encodings["4"] = encoding
     package = dict(engine.router.state(MODEL).versions["1"])
 
     async def load() -> tuple[int, dict[str, Any], dict[str, Any]]:
-        app = make_app(engine=engine, admin_token="t", max_body_bytes=1 << 20)
+        (tmp_path / "token").write_text("t")
+        token = AdminToken(path=tmp_path / "token")
+        app = make_app(engine=engine, admin_token=token, max_body_bytes=1 << 20, admission=Admission())
         async with TestClient(TestServer(app), headers={"Authorization": "Bearer t"}) as client:
             refused = await client.put(f"/v2/router/{MODEL}/versions/4", json=package)
             scored = await client.post(f"/v2/models/{MODEL}/infer", json=infer_body(columns=request_columns(1)))

@@ -75,12 +75,6 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture
-def champion(model_server: RunningModelServer, load: Callable[..., str]) -> RunningModelServer:
-    model_server.client.set_routes(model=MODEL, champion=load("1"))
-    return model_server
-
-
 def test_a_request_is_answered_by_the_protocol_and_logged(champion: RunningModelServer) -> None:
     columns = {**request_columns(3), "carrier": ["UA", "UA", "ZZ"], "tailnum": ["N1", "N-new", None]}
     answer = champion.client.infer(model=MODEL, columns=columns, request_id="r1")
