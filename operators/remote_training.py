@@ -29,7 +29,7 @@ from operators.hooks.kubernetes_objects import KubernetesObjects
 from operators.hooks.lake import LakeHook
 from operators.remote_work import SETTLED, Work, folder, is_own, task_key
 from operators.retries import MachinesApartMixin
-from sensors.triggers.pod_log import PodLog
+from sensors.triggers.pod_log import Place, Unread
 from sensors.triggers.remote_training import PauseTrigger, RemoteTrainingTrigger
 
 if TYPE_CHECKING:
@@ -204,9 +204,11 @@ class RemoteTrainingMixin(MachinesApartMixin):
         """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""
         watch = self.watch(work)
         if not watch.selector:
-            log = PodLog(path=watch.owner, container=watch.container)
-            for line in log.unread(self.api.log(watch.owner, **log.query(found))):
-                self.log.info("%s", line)
+            since = Place.noted(found)
+            unread = Unread(since)
+            for line in self.api.log(watch.owner, **since.query(watch.container)).split("\n"):
+                if (said := unread.take(line)) is not None:
+                    self.log.info("%s", said)
 
     def _refused(self, work: Work, context: Context, error: RefusedError) -> dict[str, Any]:
         """Wait while a quota is used up; whatever else is refused needs a person."""

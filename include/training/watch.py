@@ -128,11 +128,6 @@ class Watcher:
     _last: Sight = field(default_factory=lambda: Sight(owner=None))
     _said: str = ""
 
-    @property
-    def is_ending(self) -> bool:
-        """Whether it was told to end and has not ended yet."""
-        return self._ending_since_s is not None
-
     def silent(self, *, now_s: float, error: str) -> End | None:
         """Decide after a look that the API did not answer."""
         self.words = ""

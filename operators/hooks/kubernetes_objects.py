@@ -6,7 +6,6 @@ Nothing is imported from Kubernetes' clients before the first call: Dag files an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,15 @@ from operators.hooks.kubernetes_calls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
 DEFAULT_CONN = "kubernetes_default"
 FIELD_MANAGER = "tradewind"
 _NUM_TRIES = 4
-_FIRST_ERROR = 400
+_SILENT_S = 240.0
+"""Without a line a stream is opened anew: proxies forget connections that are idle for longer, and tell nobody."""
+_NO_LOG = (400, 404)
+"""The container has not started, or the pod is not there."""
 _AS_DATA = dict.fromkeys((200, 201, 202), "object")
 _JSON = {"Accept": "application/json", "Content-Type": "application/json"}
 
@@ -178,8 +180,12 @@ class AsyncKubernetesObjects:
             else:
                 return
 
-    async def log(self, path: str, **query: str) -> str | None:
-        """Return a pod's log as far as it can be read; None if there is none."""
+    async def follow(self, path: str, **query: str) -> AsyncGenerator[str]:
+        """Yield the lines of a pod's log as they are printed, until its container ends; none if there is no log yet.
+
+        Raises:
+            ServiceError: The log cannot be read now, or no further.
+        """
         import aiohttp
 
         async with (await self._loaded()).get_conn() as connection:
@@ -187,14 +193,17 @@ class AsyncKubernetesObjects:
                 answer = await connection.call_api(
                     f"{path}/log",
                     "GET",
-                    query_params=list(query.items()),
+                    query_params=[*query.items(), ("follow", "true")],
                     auth_settings=["BearerToken"],
                     _preload_content=False,
                     _return_http_data_only=True,
-                    _request_timeout=REQUEST_TIMEOUT_S,
+                    _request_timeout=(REQUEST_TIMEOUT_S, _SILENT_S),
                 )
                 async with answer:
-                    return await _whole_lines(answer) if answer.status < _FIRST_ERROR else None
+                    if answer.status not in _NO_LOG:
+                        answer.raise_for_status()
+                        async for line in _whole_lines(answer):
+                            yield line
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise unreachable("GET", f"{path}/log", error) from error
 
@@ -234,16 +243,13 @@ def _load_hook(conn_id: str) -> Any:
     return AsyncKubernetesHook(conn_id=conn_id)
 
 
-async def _whole_lines(answer: Any) -> str:
-    """Return what comes of a body up to its last whole line: a stream that breaks off is read again from there."""
-    import aiohttp
-
-    read = bytearray()
-    with contextlib.suppress(aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError):
-        async for part in answer.content.iter_any():
-            read.extend(part)
-    whole, end, _ = bytes(read).rpartition(b"\n")
-    return (whole + end).decode("utf-8", errors="replace")
+async def _whole_lines(answer: Any) -> AsyncGenerator[str]:
+    """Yield a body's whole lines, however long: one that breaks off in the midst is read again."""
+    rest = b""
+    async for part in answer.content.iter_any():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", errors="replace")
 
 
 def _call(query: Mapping[str, str], *, body: Any, kind: str) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.errors import TradewindError
+from include.errors import ServiceError, TradewindError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,82 +17,117 @@ if TYPE_CHECKING:
 
 CURSOR = "tradewind/logged"
 """Annotation of the pod: up to where its log is in the task's log; whoever goes on reading begins there."""
-_READ_S = 15.0
+_MAX_LINES = 10_000
+"""Lines that are held until the next look; a pod that prints more than that is read more slowly."""
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$")
 
 
-class PodLog:
-    """Reads the log of one pod from where it was read before.
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Up to where a log was read.
 
-    Args:
-        api: The API; None for who reads by other means, with `query` and `unread`.
-        path: Of the pod.
-        container: Its container.
+    Attributes:
+        after: Timestamp of the last line, as the server wrote it; empty: nothing was read.
+        same: How many lines of that very moment were read.
     """
 
-    def __init__(self, api: AsyncKubernetesObjects | None = None, *, path: str, container: str) -> None:
+    after: str = ""
+    same: int = 0
+
+    @classmethod
+    def noted(cls, pod: Mapping[str, Any]) -> Place:
+        """Return what is noted on a pod."""
+        text = ((pod.get("metadata") or {}).get("annotations") or {}).get(CURSOR, "")
+        stamp, _, same = text.partition(" ")
+        return cls(after=stamp if _moment(stamp) else "", same=int(same) if same.isdigit() else 0)
+
+    def query(self, container: str) -> dict[str, str]:
+        """Return what to ask the server for: what nobody has read; it takes whole seconds."""
+        query = {"container": container, "timestamps": "true"}
+        return query | ({"sinceTime": self.after} if self.after else {})
+
+
+class Unread:
+    """Tells the lines of one answer that nobody has read from those that the server gives again.
+
+    Attributes:
+        place: Up to where it was read.
+    """
+
+    def __init__(self, since: Place) -> None:
+        self.place = since
+        self._start, self._num_read, self._at_start = _moment(since.after), since.same, 0
+
+    def take(self, line: str) -> str | None:
+        """Return what a line says, and move the place; None if it was read before."""
+        stamp, _, said = line.partition(" ")
+        moment = _moment(stamp)
+        if not moment or moment < self._start:
+            return None
+        if moment == self._start:
+            self._at_start += 1
+            if self._at_start <= self._num_read:
+                return None
+        same = self.place.same + 1 if moment == _moment(self.place.after) else 1
+        self.place = Place(after=stamp, same=same)
+        return said
+
+
+class PodLog:
+    """Follows the log of one pod: a stream that is open as long as the pod runs, so that its last words are not lost.
+
+    Args:
+        api: The API.
+        path: Of the pod.
+        container: Its container.
+        since: Up to where it was read before.
+    """
+
+    def __init__(self, api: AsyncKubernetesObjects, *, path: str, container: str, since: Place) -> None:
         self._api = api
         self._path = path
         self._container = container
-        self._after, self._same = "", 0
-        self._began = False
-        self.is_behind = False
-        """Whether the last reading failed."""
+        self._read = self._told = since
+        self._lines: asyncio.Queue[tuple[str, Place]] = asyncio.Queue(maxsize=_MAX_LINES)
+        self._reading: asyncio.Task[None] | None = None
+        self.is_complete = False
+        """Whether all was read that its pod has printed and will print."""
 
-    async def new_lines(self, pod: Mapping[str, Any]) -> list[str]:
-        """Return the lines that nobody has read; none if the log cannot be read now."""
-        query = self.query(pod)
-        if self._api is None:
-            return []
-        self.is_behind = True
-        try:
-            async with asyncio.timeout(_READ_S):
-                text = await self._api.log(self._path, **query)
-        except (TradewindError, TimeoutError):
-            return []
-        self.is_behind = text is None
-        return self.unread(text or "")
+    def follow(self, *, is_over: bool) -> None:
+        """Begin to read where that is not under way; `is_over`: the pod prints nothing more."""
+        if self._reading is not None and self._reading.done():
+            with suppress(ServiceError):
+                self._reading.result()
+            self._reading = None
+        if self._reading is None and not self.is_complete:
+            self._reading = asyncio.create_task(self._read_on(is_over=is_over))
 
-    async def remember(self) -> None:
-        """Note on the pod how far its log was read, for whoever goes on."""
-        if self._after and self._api is not None:
-            try:
-                cursor = {CURSOR: f"{self._after} {self._same}"}
-                await self._api.patch(self._path, {"metadata": {"annotations": cursor}})
-            except TradewindError:
-                return  # a line that comes twice is no reason to end a training
+    async def _read_on(self, *, is_over: bool) -> None:
+        unread = Unread(self._read)
+        async with aclosing(self._api.follow(self._path, **self._read.query(self._container))) as lines:
+            async for line in lines:
+                said = unread.take(line)
+                if said is not None:
+                    self._read = unread.place
+                    await self._lines.put((said, unread.place))
+        self.is_complete = is_over
 
-    def query(self, pod: Mapping[str, Any]) -> dict[str, str]:
-        """Return what to ask the server for: what nobody has read."""
-        if not self._began:
-            self._begin(pod)
-        query = {"container": self._container, "timestamps": "true"}
-        return query | ({"sinceTime": self._after} if self._after else {})
-
-    def _begin(self, pod: Mapping[str, Any]) -> None:
-        self._began = True
-        noted = ((pod.get("metadata") or {}).get("annotations") or {}).get(CURSOR, "")
-        stamp, _, same = noted.partition(" ")
-        self._after = stamp if _moment(stamp) else ""
-        self._same = int(same) if same.isdigit() else 0
-
-    def unread(self, text: str) -> list[str]:
-        """Return the lines after the cursor, and move it; the server gives whole seconds."""
-        start, num_read, at_start = _moment(self._after), self._same, 0
+    async def new_lines(self) -> list[str]:
+        """Return what was read since the last time, and note on the pod how far, for whoever goes on."""
         found = []
-        for line in text.splitlines():
-            stamp, _, said = line.partition(" ")
-            moment = _moment(stamp)
-            if not moment or moment < start:
-                continue
-            if moment == start:
-                at_start += 1
-                if at_start <= num_read:
-                    continue
-            self._same = self._same + 1 if moment == _moment(self._after) else 1
-            self._after = stamp
+        while not self._lines.empty():
+            said, self._told = self._lines.get_nowait()
             found.append(said)
+        if found:
+            with suppress(TradewindError):  # a line that comes twice is no reason to end a training
+                cursor = {CURSOR: f"{self._told.after} {self._told.same}"}
+                await self._api.patch(self._path, {"metadata": {"annotations": cursor}})
         return found
+
+    def stop(self) -> None:
+        """Read no more."""
+        if self._reading is not None:
+            self._reading.cancel()
 
 
 def _moment(stamp: str) -> str:

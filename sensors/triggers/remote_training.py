@@ -10,13 +10,13 @@ from include.training.pod_status import phase
 from include.training.watch import End, Sight, Watch, Watcher
 from operators.hooks.kubernetes_calls import RefusedError, object_path
 from operators.hooks.kubernetes_objects import AsyncKubernetesObjects
-from sensors.triggers.pod_log import PodLog
+from sensors.triggers.pod_log import Place, PodLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-_LAST_READS = 3
-_ENDING_POLL_S = 1.0
+_LAST_WORDS_S = 10
+"""For so long the rest of a log is waited for, when its pod has ended or is gone."""
 
 
 class RemoteTrainingTrigger(BaseTrigger):
@@ -45,23 +45,26 @@ class RemoteTrainingTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look every `poll_s` seconds; yield one event."""
         watcher, loop = Watcher(watch=self._watch), asyncio.get_running_loop()
-        while True:
-            end: End | None
-            try:
-                sight = await self._look()
-                await self._pass_on_logs(sight)
-                end = watcher.decide(sight, now_s=loop.time())
+        try:
+            while True:
+                end: End | None
+                try:
+                    sight = await self._look()
+                    await self._pass_on_logs(sight)
+                    end = watcher.decide(sight, now_s=loop.time())
+                except (RefusedError, ServiceError) as error:  # a right or a token that is gone may come back
+                    end = watcher.silent(now_s=loop.time(), error=str(error))
+                if watcher.words:
+                    self.log.info("%s: %s", self._watch.owner.rpartition("/")[2], watcher.words)
                 if end is not None:
-                    await self._catch_up(sight)
-            except (RefusedError, ServiceError) as error:  # a right or a token that is gone may come back: it runs on
-                end = watcher.silent(now_s=loop.time(), error=str(error))
-            if watcher.words:
-                self.log.info("%s: %s", self._watch.owner.rpartition("/")[2], watcher.words)
-            if end is not None:
-                yield TriggerEvent(end.to_json())
-                return
-            # Its last words are there only as long as it is.
-            await asyncio.sleep(min(_ENDING_POLL_S, self._watch.poll_s) if watcher.is_ending else self._watch.poll_s)
+                    if end.reason in ("ended", "gone"):
+                        await self._pass_on_last_words()
+                    yield TriggerEvent(end.to_json())
+                    return
+                await asyncio.sleep(self._watch.poll_s)
+        finally:
+            for log in self._logs.values():
+                log.stop()
 
     async def on_kill(self) -> None:
         """Delete the work."""
@@ -92,24 +95,27 @@ class RemoteTrainingTrigger(BaseTrigger):
     async def _pass_on_logs(self, sight: Sight) -> None:
         if self._watch.until_gone:
             return
-        started = [pod for pod in sight.pods if phase(pod) not in ("Pending", "Unknown")]
-        for pod in started:
+        live = set()
+        for pod in sight.pods:
             path = self._path("pods", _name(pod))
-            log = self._logs.setdefault(path, PodLog(self._api, path=path, container=self._watch.container))
-            lines = await log.new_lines(pod)
-            if lines:
-                await log.remember()  # before they are logged: none comes twice
-            prefix = f"[{_name(pod)}] " if len(sight.pods) > 1 else ""
-            for line in lines:
+            if phase(pod) not in ("Pending", "Unknown") and path not in self._logs:
+                since = Place.noted(pod)
+                self._logs[path] = PodLog(self._api, path=path, container=self._watch.container, since=since)
+            if phase(pod) in ("Running", "Unknown"):
+                live.add(path)
+        for path, log in self._logs.items():
+            log.follow(is_over=path not in live)
+            prefix = f"[{path.rpartition('/')[2]}] " if self._watch.selector else ""
+            for line in await log.new_lines():
                 self.log.info("%s%s", prefix, line)
 
-    async def _catch_up(self, sight: Sight) -> None:
-        """Read what is left of the logs, if the last reading failed."""
-        for _ in range(_LAST_READS):
-            if not any(log.is_behind for log in self._logs.values()):
-                return
+    async def _pass_on_last_words(self) -> None:
+        """Wait for what is left of the logs: a stream may give more than is to be had from a pod that is gone."""
+        for _ in range(_LAST_WORDS_S):
+            if all(log.is_complete for log in self._logs.values()):
+                break
             await asyncio.sleep(1)
-            await self._pass_on_logs(sight)
+            await self._pass_on_logs(Sight(owner=None))
 
     def _path(self, plural: str, name: str = "") -> str:
         return object_path(api_version="v1", plural=plural, namespace=self._watch.namespace, name=name)

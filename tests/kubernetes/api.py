@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from tests.kubernetes.clock import seconds, timestamp
+from tests.kubernetes.cluster import LogStream
 from tests.kubernetes.faults import REASONS
 from tests.kubernetes.store import ApiError, Key, Object, selector
 
@@ -67,7 +68,11 @@ class Api:
         key = Key(found["core"] or found["group"], found["kind"], found["namespace"] or "", found["name"] or "")
         try:
             if found["sub"] == "log":
-                return await self._stream(request, self._log(key, query), fault, kind="text/plain")
+                stream = self._printed(key, query)
+                try:
+                    return await self._stream(request, self._log(stream, query), fault, kind="text/plain")
+                finally:
+                    stream.is_done = True
             if request.method == "GET" and query.get("watch") in ("true", "1", "True"):
                 return await self._stream(request, self._watch(key, query), fault, kind="application/json")
             with self.cluster.lock:
@@ -161,24 +166,30 @@ class Api:
                     yield json.dumps({"type": change.type, "object": change.object}).encode() + b"\n"
             await self.cluster.pause(_IDLE_S)
 
-    async def _log(self, key: Key, query: Any) -> AsyncIterator[bytes]:
-        cluster = self.cluster
-        with cluster.lock:
-            pod = cluster.store.get(key)
-            lines = cluster.log_of(pod, query.get("container") or pod["spec"]["containers"][0]["name"])
-        since = self._since(query)
-        stamped, place = query.get("timestamps") in ("true", "True"), 0
-        yield b""
+    def _printed(self, key: Key, query: Any) -> LogStream:
+        """Return what is printed in a pod."""
+        with self.cluster.lock:
+            pod = self.cluster.store.get(key)
+            process = self.cluster.log_of(pod, query.get("container") or pod["spec"]["containers"][0]["name"])
+        node = pod["spec"]["nodeName"]
+        return LogStream(process=process, is_heard=lambda: self.cluster.is_heard(node))
+
+    async def _log(self, stream: LogStream, query: Any) -> AsyncIterator[bytes]:
+        cluster, lines, since = self.cluster, stream.process, self._since(query)
+        stamped, follows = query.get("timestamps") in ("true", "True"), query.get("follow") in ("true", "True")
         if query.get("tailLines"):
-            place = max(0, len(lines.log) - int(query["tailLines"]))
+            stream.num_sent = max(0, len(lines.log) - int(query["tailLines"]))
+        if follows:
+            cluster.streams.append(stream)
+        yield b""
         while True:
             ended = lines.exit_code is not None
-            while place < len(lines.log):
-                at, line = lines.log[place]
-                place += 1
+            while stream.num_sent < len(lines.log) and stream.is_heard():
+                at, line = lines.log[stream.num_sent]
                 if at >= since:
                     yield (f"{timestamp(at, fine=True)} {line}\n" if stamped else f"{line}\n").encode()
-            if ended or query.get("follow") not in ("true", "True"):
+                stream.num_sent += 1
+            if not follows or (ended and stream.is_heard()):
                 return
             await cluster.pause(_IDLE_S, blocking=True)
 

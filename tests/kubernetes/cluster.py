@@ -24,6 +24,29 @@ Controller = Callable[[Object], Generator[float | Object, None, None]]
 
 
 @dataclass(kw_only=True)
+class LogStream:
+    """A log that is followed.
+
+    Attributes:
+        process: What prints it.
+        is_heard: Whether the kubelet that sends it answers.
+        num_sent: Lines that were sent.
+        is_done: Whether the stream has ended.
+    """
+
+    process: Process
+    is_heard: Callable[[], bool]
+    num_sent: int = 0
+    is_done: bool = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to send: lines, or that there will be no more."""
+        has_more = self.num_sent < len(self.process.log) or self.process.exit_code is not None
+        return not self.is_done and has_more and self.is_heard()
+
+
+@dataclass(kw_only=True)
 class Cluster:
     """All that the API shows, and all that happens behind it.
 
@@ -33,6 +56,8 @@ class Cluster:
         calls: Method and path of each call, in order.
         controllers: By the plural of the kind.
         quota: Called with each new pod; a text is the reason why it is refused.
+        streams: Logs that somebody follows.
+        is_polled: Whether somebody does other things while a stream is open.
     """
 
     clock: Clock = field(default_factory=FastClock)
@@ -40,6 +65,8 @@ class Cluster:
     calls: list[tuple[str, str]] = field(default_factory=list)
     controllers: dict[str, Controller] = field(default_factory=dict)
     quota: Callable[[Object], str | None] = lambda _pod: None
+    streams: list[LogStream] = field(default_factory=list)
+    is_polled: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     store: Store = field(init=False)
     kubelets: Kubelets = field(init=False)
@@ -70,6 +97,18 @@ class Cluster:
             if pod["status"]["phase"] not in ENDED and "deletionTimestamp" not in pod["metadata"]
         ]
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a follower has not been sent all that was printed."""
+        with self.lock:
+            self.streams = [stream for stream in self.streams if not stream.is_done]
+            return any(stream.is_behind for stream in self.streams)
+
+    def is_heard(self, node: str) -> bool:
+        """Return whether a node's kubelet answers."""
+        found = self.kubelets.nodes.get(node)
+        return found is not None and found.ready
+
     def advance(self) -> bool:
         """Let happen what is due."""
         with self.lock:
@@ -77,7 +116,7 @@ class Cluster:
 
     async def pause(self, real_s: float, *, blocking: bool = False) -> None:
         """Let an open stream wait; a `blocking` one has a reader who does nothing else meanwhile."""
-        if not (blocking and self.let_pass()):
+        if self.is_polled or not (blocking and self.let_pass()):
             await asyncio.sleep(real_s)
         self.advance()
 
@@ -137,8 +176,7 @@ class Cluster:
         if process is None:
             says = f'container "{container}" in pod "{pod["metadata"]["name"]}" is waiting to start: ContainerCreating'
             raise ApiError(400, "BadRequest", says)
-        node = self.kubelets.nodes.get(pod["spec"]["nodeName"])
-        if node is None or not node.ready:
+        if not self.is_heard(pod["spec"]["nodeName"]):
             raise ApiError(500, "InternalError", 'Get "https://10.0.0.1:10250/containerLogs": dial tcp: i/o timeout')
         return process
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _IO_WAIT_S = 1.0
 _IN_FLIGHT_S = 0.0005
+_STREAM_S = 0.001
 _TIMER_RESOLUTION_S = 1e-6
 _real_sleep = time.sleep
 
@@ -145,6 +146,11 @@ class Simulation:
         """Whether an answer or another thread's work is under way, for which real time must pass."""
         return self._under_way > 0
 
+    def wait_for_streams(self) -> None:
+        """Wait in real time until followers of a log have been sent what was printed by now."""
+        while self.cluster.is_sending:
+            _real_sleep(_STREAM_S)
+
     def count(self, change: int) -> None:
         """Count work of another thread."""
         self._under_way += change
@@ -164,6 +170,7 @@ class _Selector(selectors.DefaultSelector):
         if found:
             return found
         self.simulation.advance(timeout)
+        self.simulation.wait_for_streams()
         return super().select(0)
 
 
@@ -179,6 +186,13 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._simulation.elapsed_s
+
+    def run_forever(self) -> None:
+        self._simulation.cluster.is_polled = True
+        try:
+            super().run_forever()
+        finally:
+            self._simulation.cluster.is_polled = False
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         self._simulation.count(1)

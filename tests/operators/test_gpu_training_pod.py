@@ -363,6 +363,15 @@ def test_a_whole_result_counts_although_its_pod_vanished(world: World) -> None:
     assert created(world) == 1
 
 
+def test_the_last_words_of_a_pod_that_vanished_are_in_the_log(world: World) -> None:
+    world.trainer.finished = lambda run: after(world, 1, lambda: world.cluster.remove(run.pod))
+    assert world.run() == "success"
+    assert world.cluster.pods == []
+    assert [sum(event.endswith(line) for event in world.events) for line in world.trainer.lines] == [1] * len(
+        world.trainer.lines
+    )
+
+
 def test_an_exit_code_of_0_without_a_result_is_no_success(world: World) -> None:
     from tests.kubernetes.containers import sleep_and_exit
 
