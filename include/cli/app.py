@@ -28,6 +28,7 @@ from include.cli.replay import replay
 from include.cli.restore import restore
 from include.cli.run import run
 from include.cli.status import status
+from include.cli.token import token
 
 _AUTHOR, _OPERATE, _KEEP = "Make a model", "Watch and run", "Keep and move"
 
@@ -83,3 +84,4 @@ app.add_typer(ledger, name="ledger", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_KEEP)(backup)
 app.command(rich_help_panel=_KEEP)(restore)
 app.command(rich_help_panel=_KEEP)(migrate)
+app.add_typer(token, name="token", rich_help_panel=_KEEP)

@@ -44,13 +44,11 @@ def sources_of(deployment: Deployment) -> Sources:
     from include.progress.read import Sources
     from include.rollout.ledger import Ledger
     from include.runtime.airflow_api import AirflowApi
-    from include.serving.client import ModelServerClient
 
-    secrets = deployment.secrets
     return Sources(
         storage=current_storage(deployment.home.storage),
         ledger=Ledger(path=deployment.home.ledger),
         tracking_uri=deployment.mlflow_url,
-        server=ModelServerClient(base_url=deployment.model_server_url, admin_token=secrets.model_server_token),
-        airflow=AirflowApi(base_url=deployment.airflow_url, password=secrets.admin_password),
+        server=deployment.model_server(),
+        airflow=AirflowApi(base_url=deployment.airflow_url, password=deployment.secrets.admin_password),
     )

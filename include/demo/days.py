@@ -24,13 +24,13 @@ from include.errors import ServiceError, TradewindError
 from include.rollout.ledger import Ledger
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import DEFAULT_HOME
-from include.serving.client import ModelServerClient
 from include.spec import load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from include.runtime.services import Deployment
+    from include.serving.client import ModelServerClient
 
 NUM_DAYS = 60
 DAY_TIMEOUT_S = 600.0
@@ -106,8 +106,7 @@ class Days:
 
     @property
     def _server(self) -> ModelServerClient:
-        token = self.deployment.secrets.model_server_token
-        return ModelServerClient(base_url=self.deployment.model_server_url, admin_token=token)
+        return self.deployment.model_server()
 
     @property
     def _api(self) -> AirflowApi:

@@ -16,7 +16,6 @@ from include.errors import ServiceError
 from include.rollout.history import champion_of
 from include.rollout.ledger import Ledger
 from include.runtime.airflow_api import AirflowApi
-from include.serving.client import ModelServerClient
 from include.spec import RolloutSpec, load_spec
 
 if TYPE_CHECKING:
@@ -126,9 +125,7 @@ class Loop:
         traffic.start()
 
     def _router(self) -> dict[str, Any]:
-        server = ModelServerClient(
-            base_url=self.deployment.model_server_url, admin_token=self.deployment.secrets.model_server_token
-        )
+        server = self.deployment.model_server()
         until_s = time.monotonic() + self.outage_s
         while True:
             try:

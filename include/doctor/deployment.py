@@ -20,7 +20,6 @@ from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.databases import databases_of
 from include.runtime.services import LOOPBACK
-from include.serving.client import ModelServerClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -141,11 +140,7 @@ def check_mlflow(deployment: Deployment) -> Finding:
 
 def check_model_server(deployment: Deployment) -> Finding:
     """Check that the model server takes our token, can score what it routes, and lost no row of its log."""
-    client = ModelServerClient(
-        base_url=deployment.model_server_url,
-        admin_token=deployment.secrets.model_server_token,
-        timeout_s=_TIMEOUT_S,
-    )
+    client = deployment.model_server(timeout_s=_TIMEOUT_S)
     log = deployment.home.logs / "model-server.log"
     try:
         answer = client.get_all_routes()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from include.errors import SetupError
 from include.lake.storage import Storage
+from include.runtime.secrets import TOKEN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,11 @@ class Home:
     def secrets(self) -> Path:
         """Folder of generated passwords, keys and tokens; mode 0700."""
         return self.root / "secrets"
+
+    @property
+    def model_server_token(self) -> Path:
+        """File with the admin token of the model server."""
+        return self.secrets / TOKEN_FILE
 
     @property
     def logs(self) -> Path:

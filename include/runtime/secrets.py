@@ -32,10 +32,11 @@ class Secrets:
     fernet_key: str = field(default_factory=_fernet_key, repr=False)
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(64), repr=False)
     api_secret_key: str = field(default_factory=_token, repr=False)
-    model_server_token: str = field(default_factory=_token, repr=False)
     reconciler_password: str = field(default_factory=_token, repr=False)
 
 
+TOKEN_FILE = "model_server_token"  # noqa: S105 - a name
+"""The model server's admin token is in a file of its own, so that replacing it rotates it."""
 _ADDED = ("reconciler_password",)
 """Secrets that a deployment of an older release lacks; they are made when it is opened first."""
 
@@ -65,8 +66,16 @@ def load_secrets(folder: Path) -> Secrets:
         write_private(path, json.dumps(asdict(found)))
     passwords = {"admin": found.admin_password, "reconciler": found.reconciler_password}
     write_private(folder / "airflow_passwords.json", json.dumps(passwords))
-    write_private(folder / "model_server_token", found.model_server_token)
+    token = folder / TOKEN_FILE
+    if not token.exists():
+        write_private(token, _token())
+    token.chmod(0o600)
     return found
+
+
+def rotate_token(folder: Path) -> None:
+    """Replace the model server's admin token; server, tasks and commands read its file at each use."""
+    write_private(folder / TOKEN_FILE, _token())
 
 
 def write_private(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from include.runtime.checks import Check
     from include.runtime.home import Home
     from include.runtime.secrets import Secrets
+    from include.serving.client import ModelServerClient
 
 LOOPBACK = "127.0.0.1"
 _QUICK_RECOVERY = {
@@ -105,6 +106,13 @@ class Deployment:
         """The model server."""
         return f"http://{LOOPBACK}:{self.ports.model_server}"
 
+    def model_server(self, *, timeout_s: float = 30.0) -> ModelServerClient:
+        """Return a client of the model server, with the right to change it."""
+        from include.serving.client import ModelServerClient
+
+        token_file = self.home.model_server_token
+        return ModelServerClient(base_url=self.model_server_url, token_file=token_file, timeout_s=timeout_s)
+
     def airflow_env(self) -> dict[str, str]:
         """Return the environment of Airflow's processes: where the deployment is, and its secrets."""
         home, secrets = self.home, self.secrets
@@ -151,7 +159,7 @@ class Deployment:
                 "conn_type": "http",
                 "host": LOOPBACK,
                 "port": self.ports.model_server,
-                "password": self.secrets.model_server_token,
+                "extra": {"token_file": str(self.home.model_server_token)},
             },
             "airflow_api_default": {
                 "conn_type": "http",
@@ -223,7 +231,7 @@ class Deployment:
     def _model_server(self) -> Service:
         home = self.home
         files = ("--state", str(home.serving), "--storage", home.storage.root)
-        token = ("--token-file", str(home.secrets / "model_server_token"))
+        token = ("--token-file", str(home.model_server_token))
         return Service(
             name="model-server",
             command=(sys.executable, "-m", "include.serving", "--port", str(self.ports.model_server), *files, *token),

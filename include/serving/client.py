@@ -10,13 +10,17 @@ from urllib.parse import quote, urlsplit
 
 from include import errors
 from include.errors import ServiceError, SetupError, TradewindError
+from include.serving.token import AdminToken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 HTTP_OK = 200
 HTTP_REDIRECT = 300
-HTTP_FORBIDDEN = (401, 403)
+HTTP_UNAUTHORIZED = 401
+HTTP_FORBIDDEN = (HTTP_UNAUTHORIZED, 403)
+ADMIN_PATHS = ("/v2/router", "/v2/repository")
 LOAD_TIMEOUT_S = 180.0
 """A version is tried out before it is loaded, one after the other."""
 
@@ -28,11 +32,13 @@ class ModelServerClient:
     Args:
         base_url: For example `http://127.0.0.1:8081`.
         admin_token: Bearer token of the admin calls; inference needs none.
+        token_file: File with that token, read at each admin call, so that it may be rotated meanwhile.
         timeout_s: Seconds until a silent server counts as down.
     """
 
     base_url: str
     admin_token: str = field(default="", repr=False)
+    token_file: Path | None = None
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -46,6 +52,15 @@ class ModelServerClient:
                 "model server needs a base_url of http or https with host and port, such as http://127.0.0.1:8081; "
                 f"got {self.base_url}. Nothing was asked. Set scheme, host and port of its connection."
             )
+
+    def admin_headers(self) -> dict[str, str]:
+        """Return what an admin call needs at this moment.
+
+        Raises:
+            SetupError: The token's file cannot be read.
+        """
+        token = self.admin_token if self.token_file is None else AdminToken(path=self.token_file).read()
+        return {"Authorization": f"Bearer {token}"} if token else {}
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> dict[str, Any]:
         """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state."""
@@ -123,10 +138,19 @@ class ModelServerClient:
         return True
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.admin_token}"} if "/router" in path and self.admin_token else {}
+        headers = self.admin_headers() if path.startswith(ADMIN_PATHS) else {}
+        status, text = self._send(method, path, body, headers)
+        while status == HTTP_UNAUTHORIZED and headers != (newer := self.admin_headers()):
+            headers = newer  # the token was rotated between reading and asking
+            status, text = self._send(method, path, body, headers)
+        return _answer(status, text, what=f"{method} {self.base_url}{path}")
+
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
         payload = None if body is None else json.dumps(body, allow_nan=False).encode()
         if payload is not None:
-            headers["Content-Type"] = "application/json"
+            headers = {**headers, "Content-Type": "application/json"}
         address = urlsplit(self.base_url)
         https = address.scheme == "https"
         kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
@@ -134,7 +158,7 @@ class ModelServerClient:
         try:
             connection.request(method, address.path.rstrip("/") + path, payload, headers)
             response = connection.getresponse()
-            text = response.read()
+            return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise ServiceError(
                 f"model server {self.base_url} must answer {method} {path} within {self.timeout_s:.0f} s; got "
@@ -142,7 +166,6 @@ class ModelServerClient:
             ) from error
         finally:
             connection.close()
-        return _answer(response.status, text, what=f"{method} {self.base_url}{path}")
 
 
 def infer_body(

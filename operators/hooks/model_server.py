@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseHook
@@ -11,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class ModelServerHook(BaseHook):
-    """Resolves the connection of the model server into a client; its password is the admin token."""
+    """Resolves the connection of the model server into a client.
+
+    Its password is the admin token, or its extra names a `token_file`, which is read at each call: a token that is
+    rotated meanwhile stops no task.
+    """
 
     conn_name_attr = "model_server_conn_id"
     default_conn_name = "model_server_default"
@@ -31,6 +36,9 @@ class ModelServerHook(BaseHook):
 
     def _client(self, connection: Connection) -> ModelServerClient:
         scheme = connection.schema or "http"
+        token_file = connection.extra_dejson.get("token_file")
         return ModelServerClient(
-            base_url=f"{scheme}://{connection.host}:{connection.port}", admin_token=connection.password or ""
+            base_url=f"{scheme}://{connection.host}:{connection.port}",
+            admin_token=connection.password or "",
+            token_file=Path(token_file) if token_file else None,
         )

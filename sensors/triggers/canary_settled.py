@@ -62,14 +62,13 @@ class CanarySettledTrigger(BaseTrigger):
 
         rollout = load_spec(self.model).rollout
         client = await ModelServerHook(self.model_server_conn_id).aget_conn()
-        headers = {"Authorization": f"Bearer {client.admin_token}"}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         loop = asyncio.get_running_loop()
         heard_at_s = loop.time()
-        async with aiohttp.ClientSession(client.base_url, headers=headers, timeout=timeout) as session:
+        async with aiohttp.ClientSession(client.base_url, timeout=timeout) as session:
             while True:
                 try:
-                    decision = self._decide(await self._state(session), rollout)
+                    decision = self._decide(await self._state(session, client.admin_headers()), rollout)
                     heard_at_s = loop.time()
                 except (aiohttp.ClientError, TimeoutError) as error:
                     self.log.warning("model server %s: %r", client.base_url, error)
@@ -79,8 +78,8 @@ class CanarySettledTrigger(BaseTrigger):
                     return
                 await asyncio.sleep(rollout.poll_interval_s)
 
-    async def _state(self, session: aiohttp.ClientSession) -> RolloutState:
-        async with session.get(f"/v2/router/{self.model}") as response:
+    async def _state(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> RolloutState:
+        async with session.get(f"/v2/router/{self.model}", headers=headers) as response:
             response.raise_for_status()
             return read_state(await response.json())
 

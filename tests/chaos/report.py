@@ -15,7 +15,6 @@ from include.demo.state import serving_state, table_digests
 from include.drift.served import SHADOW
 from include.features.store import content_hash, open_store
 from include.rollout.ledger import Ledger
-from include.serving.client import ModelServerClient
 from include.spec import load_spec
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 def end_state(deployment: Deployment) -> dict[str, object]:
     """Return everything that must not depend on what was killed, by name."""
     spec, storage = load_spec(MODEL), deployment.home.storage
-    server = ModelServerClient(base_url=deployment.model_server_url, admin_token=deployment.secrets.model_server_token)
+    server = deployment.model_server()
     serving = serving_state(spec=spec, deployment=deployment, server=server)
     ledger = Ledger(path=deployment.home.ledger)
     ledger.verify()
@@ -49,8 +48,7 @@ def requests(loop: Loop) -> dict[str, int]:
     import pyarrow.dataset as ds
 
     deployment = loop.deployment
-    token = deployment.secrets.model_server_token
-    ModelServerClient(base_url=deployment.model_server_url, admin_token=token).flush()
+    deployment.model_server().flush()
     answered, num_logged = sum(sum(traffic.num_answers.values()) for traffic in loop.traffic.values()), 0
     if answered:
         log = ds.dataset(deployment.home.storage.predictions(MODEL), format="parquet")

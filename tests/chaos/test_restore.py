@@ -17,7 +17,6 @@ from include.migration.databases import move_databases, target_url
 from include.migration.stopped import stopped
 from include.runtime import processes, stack
 from include.runtime.databases import DATABASES, databases_of
-from include.serving.client import ModelServerClient
 from include.spec import load_spec
 from tests.chaos.report import end_state
 
@@ -65,7 +64,7 @@ def wait_until_it_works_on(deployment: Deployment, month: str) -> None:
 
 def ask(deployment: Deployment) -> list[Any]:
     """Return what the server answers about the same flights."""
-    server = ModelServerClient(base_url=deployment.model_server_url, admin_token=deployment.secrets.model_server_token)
+    server = deployment.model_server()
     rows = load_examples(spec=SPEC, storage=deployment.home.storage, partitions=(MONTHS[0],)).slice(0, 40).to_pydict()
     names = {*(feature.name for feature in SPEC.features.request), *SPEC.features.entities, "example_id"}
     answer = server.infer(model=MODEL, columns={name: rows[name] for name in names}, sticky_key="same")
