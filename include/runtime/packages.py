@@ -27,6 +27,7 @@ _LOCKS = {  # each lock and what it is compiled from, in this order
     "requirements.txt": ("requirements.in",),
     "requirements-train.txt": ("requirements-train.in", *_AS_LOCKED),
     _CUDA_LOCK: ("requirements-train.in", *_AS_LOCKED),
+    "requirements-serve.txt": ("requirements-serve.in", *_AS_LOCKED),
     "requirements-dev.txt": ("requirements-dev.in", *_AS_LOCKED),
 }
 _TORCH = re.compile(r"(?m)^(torch==[0-9.]+)(\+\w+)?$")

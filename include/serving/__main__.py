@@ -15,6 +15,7 @@ from aiohttp import web
 from include.errors import SetupError, TradewindError
 from include.lake.storage import Storage
 from include.serving.app import make_app
+from include.serving.appointed import appoint
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, required=True, help="folder of the routes, kept over restarts")
     parser.add_argument("--storage", required=True, help="root of the lake: online store and prediction log")
     parser.add_argument("--token-file", type=Path, help="file with the admin token; without it no admin call works")
+    parser.add_argument(
+        "--champion", action="append", default=[], help="JSON: model, version, uri and digest of one that serves alone"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads that score")
     parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
@@ -94,6 +98,7 @@ def _app(options: argparse.Namespace) -> web.Application:
         )
     router = Router(path=options.state / "router.json")
     router.restore()
+    appoint(router, options.champion)
     journal = _journal(options.state / "journal", router=router)
     log = PredictionLog(journal=journal, folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
     engine = Engine(

@@ -38,7 +38,8 @@ def _any_of(names: Collection[str], locked: Collection[str]) -> bool:
 
 
 def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    """Return a name as locks may spell it; a build for GPUs, which brings the same modules, goes by the plain name."""
+    return re.sub(r"[-_.]+", "-", name).lower().removesuffix("-gpu")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Image:
 
 AIRFLOW = Image(ROOT / "docker" / "Dockerfile")
 TRAINER = Image(ROOT / "docker" / "Dockerfile.train")
+SERVER = Image(ROOT / "docker" / "Dockerfile.serve")
 
 
 @cache

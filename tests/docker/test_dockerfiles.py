@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from include.training.profiles import Security
-from tests.docker.images import AIRFLOW, ROOT, TRAINER, Image, files_of, is_sent, tracked
+from tests.docker.images import AIRFLOW, ROOT, SERVER, TRAINER, Image, files_of, is_sent, tracked
 
-IMAGES = pytest.mark.parametrize("image", [AIRFLOW, TRAINER], ids=["airflow", "trainer"])
+IMAGES = pytest.mark.parametrize("image", [AIRFLOW, TRAINER, SERVER], ids=["airflow", "trainer", "server"])
 MAX_BYTES = 200_000
 SECRETS = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}|\bxox[abps]-\w{10,}|\bhf_\w{30,}"
@@ -93,7 +93,7 @@ def test_the_image_is_what_the_build_made(image: Image) -> None:
 
 def test_the_users_are_those_that_the_cluster_asks_for() -> None:
     asked = Security()
-    assert TRAINER.last("USER") == f"{asked.run_as_user}:{asked.run_as_group}"
+    assert {TRAINER.last("USER"), SERVER.last("USER")} == {f"{asked.run_as_user}:{asked.run_as_group}"}
     assert AIRFLOW.last("USER") == "50000:0"  # as Airflow's own image and its Helm chart have it
 
 
@@ -117,6 +117,15 @@ def test_the_trainers_locks_are_parts_of_the_whole() -> None:
     assert [name for name in cuda.keys() - train if not NVIDIAS.fullmatch(name)] == []
     assert {"nvidia-nccl-cu13", "nvidia-cudnn-cu13"} <= cuda.keys()
     assert [name for name in cuda if re.match("apache-airflow|kubernetes|mlflow|feast", name)] == []
+
+
+def test_the_servers_lock_is_small_and_has_the_versions_of_the_whole() -> None:
+    whole, serve = pins("requirements.txt"), pins("requirements-serve.txt")
+    assert {name: version for name, version in serve.items() if whole.get(name) != version} == {
+        "onnxruntime": whole["onnxruntime-gpu"]  # the same release, built for CPUs
+    }
+    heavy = "apache-airflow|torch|mlflow|feast|pandas|deltalake|duckdb|scipy|kubernetes|great-expectations|sympy"
+    assert [name for name in serve if re.match(heavy, name)] == []
 
 
 @IMAGES
