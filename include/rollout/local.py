@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.rollout.decision import Counters, RolloutState
-from include.rollout.target import GoldenResult
+from include.rollout.target import LOCAL, Capabilities, GoldenResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,11 @@ class LocalTarget:
     """Implements `DeploymentTarget` by the router's admin calls."""
 
     client: ModelServerClient
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All that there is."""
+        return LOCAL
 
     def deploy(self, artifact: Artifact) -> None:
         """Load a version; loading it twice is one load."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from include.rollout.decision import RolloutState
 
 
@@ -43,14 +45,42 @@ class GoldenResult:
         return self.num_rows > 0 and self.max_abs_diff <= self.tolerance
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a place can do for a rollout; what it can't is refused in model.yaml, and by the call itself.
+
+    Args:
+        has_shadow: Whether it sends copies of requests to a version that answers nobody.
+        share_step_pct: Shares of a canary are multiples of this, in per cent.
+        holds_first_back: Whether a first version takes no traffic before it is promoted.
+    """
+
+    has_shadow: bool
+    share_step_pct: float
+    holds_first_back: bool
+
+
+LOCAL = Capabilities(has_shadow=True, share_step_pct=0.1, holds_first_back=True)
+KSERVE = Capabilities(has_shadow=False, share_step_pct=1.0, holds_first_back=False)
+"""KServe has no shadow (kserve/kserve#2978), splits in whole per cent, and sends all requests to a first version."""
+
+CAPABILITIES: Mapping[str, Capabilities] = {"local": LOCAL, "kserve": KSERVE}
+"""By `rollout.target` of model.yaml."""
+
+
 class DeploymentTarget(Protocol):
     """A place that serves models. A call that is repeated, or that comes after a crash, changes nothing more."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
 
     def deploy(self, artifact: Artifact) -> None:
         """Make a version able to score, without any traffic.
 
         Raises:
             CorruptArtifactError: The package does not match its digest, or cannot be loaded.
+            SetupError: The place refuses it, or it did not get ready in time; the message says why.
             ServiceError: The place does not answer.
         """
 
@@ -61,7 +91,11 @@ class DeploymentTarget(Protocol):
         """Return routes and counters; a model that was never deployed has none."""
 
     def set_shadow(self, *, model: str, version: str | None) -> None:
-        """Send copies of all requests to a version that answers nobody; None ends that."""
+        """Send copies of all requests to a version that answers nobody; None ends that.
+
+        Raises:
+            BadInputError: The place has no shadow.
+        """
 
     def set_share(self, *, model: str, version: str, share_pct: float) -> None:
         """Make a version the canary of a share of the requests, in per cent; it is no shadow any more."""

@@ -1,0 +1,152 @@
+"""Counters of versions from Prometheus: what the servers of a cluster counted together since a moment.
+
+`increase()` extrapolates to the ends of its range and misses a series' first value, so its counts are no counts. Here
+each series' last value has the one at the beginning taken off, to the request; a series that began later began at zero;
+one that was reset, as by a restarted container, is summed sample by sample; one that has ended keeps what it had. So
+counts never run backwards.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+from include.errors import ServiceError
+from include.rollout.decision import Counters
+from include.rollout.latency import LATENCY_BOUNDS_MS, NUM_BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+REQUESTS = "tradewind_scored_requests_total"
+LATENCIES = "tradewind_inference_seconds_bucket"
+MIN_LOOKBACK_S = 60
+_TIMEOUT_S = 20.0
+_SHOWN_CHARS = 300
+
+Series = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prometheus:
+    """Asks one Prometheus over its HTTP API.
+
+    Args:
+        url: Its address.
+        token: Bearer token, if it needs one.
+        labels: Labels that the series must have beside model and version.
+        lookback_s: How far before the beginning a series' value may lie: some scrapes.
+    """
+
+    url: str
+    token: str = field(default="", repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    lookback_s: float = 300.0
+
+    def counters(self, *, model: str, versions: Iterable[str], since_s: float, now_s: float) -> Mapping[str, Counters]:
+        """Return what each version did, whatever its role in its own process.
+
+        Args:
+            model: The model.
+            versions: Its versions.
+            since_s: Seconds since 1970.
+            now_s: Seconds since 1970.
+
+        Raises:
+            ServiceError: Prometheus does not answer.
+        """
+        wanted = sorted(set(versions))
+        age_s = int(now_s - since_s)
+        if not wanted or age_s < 1:
+            return {}
+        named = {"__name__": f"{REQUESTS}|{LATENCIES}", "version": "|".join(wanted)}
+        chosen = [f'{name}=~"{value}"' for name, value in named.items()]
+        chosen += [f'{name}="{value}"' for name, value in {**self.labels, "model": model}.items()]
+        counted = self._increases("{" + ",".join(chosen) + "}", age_s=age_s, now_s=now_s)
+        return {version: _counters(counted, version) for version in wanted}
+
+    def _increases(self, selector: str, *, age_s: int, now_s: float) -> dict[Series, float]:
+        """Return by how much each series has grown within the last seconds."""
+        lookback_s = int(max(self.lookback_s, MIN_LOOKBACK_S))
+        last = _values(self._ask(f"last_over_time({selector}[{age_s}s])", now_s))
+        first = _values(self._ask(f"last_over_time({selector}[{lookback_s}s] offset {age_s}s)", now_s))
+        found = {series: value - first.get(series, 0.0) for series, value in last.items()}
+        reset = _values(self._ask(f"resets({selector}[{age_s + lookback_s}s]) > 0", now_s))
+        if reset:
+            samples = self._ask(f"{selector}[{age_s}s]", now_s)
+            for each in samples:
+                series = _series(each["metric"])
+                if series in reset:
+                    values = [float(value) for _, value in each["values"]]
+                    found[series] = _grown([first.get(series, 0.0), *values])
+        return found
+
+    def _ask(self, query: str, now_s: float) -> Sequence[Mapping[str, Any]]:
+        """Return the result of an instant query."""
+        body = urlencode({"query": query, "time": f"{now_s:.3f}"}).encode()
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        request = Request(f"{self.url.rstrip('/')}/api/v1/query", data=body, headers=headers)  # noqa: S310 - as set up
+        try:
+            with urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - http or https, by the settings
+                answer = json.load(response)
+            return list(answer["data"]["result"])
+        except HTTPError as error:
+            said = error.read()[:_SHOWN_CHARS].decode(errors="replace")
+            raise self._silent(f"{error.code} {said}") from error
+        except (URLError, OSError, ValueError, KeyError, TypeError) as error:
+            raise self._silent(repr(error)) from error
+
+    def _silent(self, said: str) -> ServiceError:
+        return ServiceError(
+            f"Prometheus at {self.url} must answer a query within {_TIMEOUT_S:g} s; got {said}. The traffic stays as "
+            "it is; nothing is decided without evidence. It is asked again."
+        )
+
+
+def _series(metric: Mapping[str, str]) -> Series:
+    """Return the labels that tell a series from others; functions drop its name."""
+    return frozenset((name, value) for name, value in metric.items() if name != "__name__")
+
+
+def _values(result: Iterable[Mapping[str, Any]]) -> dict[Series, float]:
+    return {_series(each["metric"]): float(each["value"][1]) for each in result}
+
+
+def _grown(values: Sequence[float]) -> float:
+    """Return by how much a counter has grown, through its resets.
+
+    >>> _grown([5, 8, 2, 3])
+    6
+    """
+    return sum(after - before if after >= before else after for before, after in pairwise(values))
+
+
+def _counters(counted: Mapping[Series, float], version: str) -> Counters:
+    """Return the sums over all processes that served a version."""
+    requests: dict[str, int] = {"ok": 0, "error": 0}
+    at_most = [0] * NUM_BUCKETS
+    for series, value in counted.items():
+        labels = dict(series)
+        if labels.get("version") != version:
+            continue
+        if "outcome" in labels:
+            requests[labels["outcome"]] = requests.get(labels["outcome"], 0) + round(value)
+        elif (bucket := _bucket(labels["le"])) is not None:
+            at_most[bucket] += round(value)
+    counts = [after - before for before, after in pairwise([0, *at_most])]
+    return Counters(requests=sum(requests.values()), errors=requests["error"], latency_counts=tuple(counts))
+
+
+def _bucket(upper: str) -> int | None:
+    """Return the number of the bucket that ends at so many seconds; None: the servers have other bounds."""
+    if upper == "+Inf":
+        return NUM_BUCKETS - 1
+    return _BUCKETS.get(round(float(upper) * 1e3, 6))
+
+
+_BUCKETS = {round(bound, 6): number for number, bound in enumerate(LATENCY_BOUNDS_MS)}
