@@ -71,8 +71,8 @@ class CustomResourceOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow passes it by name
         """Apply the manifest, then hand over to the triggerer; what comes back is small and JSON."""
-        path = manifest_path(self.manifest, plural=self.plural)
-        applied = KubernetesObjects(self.kubernetes_conn_id).apply(path, self.manifest)
+        api = KubernetesObjects(self.kubernetes_conn_id)
+        path, applied = apply_manifest(api, self.manifest, plural=self.plural)
         uid = str((applied.get("metadata") or {}).get("uid"))
         self.log.info("applied %s", path)
         if not self.until:
@@ -96,7 +96,11 @@ class CustomResourceOperator(BaseOperator):
         if deletes:
             KubernetesObjects(self.kubernetes_conn_id).delete(path, uid=uid)
         if verdict is not Verdict.REACHED:
-            raise not_reached(path, event, until=self.until, limit_s=self.wait_s, is_deleted=deletes)
+            state = "It was deleted." if deletes or verdict is Verdict.GONE else "It is still there."
+            raise ServiceError(
+                f"{path} must come to {' or '.join(self.until)} within {self.wait_s:g} s; got {verdict}: "
+                f"{event['words']}. {state} A retry applies and waits again."
+            )
         return {"path": path, "uid": uid, "conditions": event["conditions"]}
 
     def on_kill(self) -> None:
@@ -105,7 +109,30 @@ class CustomResourceOperator(BaseOperator):
             KubernetesObjects(self.kubernetes_conn_id).delete(manifest_path(self.manifest, plural=self.plural))
 
 
-def manifest_path(manifest: Mapping[str, Any], *, plural: str) -> str:
+def apply_manifest(
+    api: KubernetesObjects, manifest: Mapping[str, Any], *, plural: str = "", owner: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Make an object what a manifest says; return where the API keeps it, and the object.
+
+    Args:
+        api: The API.
+        manifest: The object.
+        plural: What the API calls the kind; empty: its lower case with an s.
+        owner: What it is deleted with; None: nothing.
+
+    Raises:
+        BadInputError: The manifest lacks a name.
+        RefusedError: The API refuses the object.
+    """
+    path = manifest_path(manifest, plural=plural)
+    if owner is not None:
+        names = {key: owner["metadata"][key] for key in ("name", "uid")}
+        reference = {key: owner[key] for key in ("apiVersion", "kind")} | names
+        manifest = {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": [reference]}}
+    return path, api.apply(path, manifest)
+
+
+def manifest_path(manifest: Mapping[str, Any], *, plural: str = "") -> str:
     """Return where the API keeps the object of a manifest.
 
     Raises:
@@ -120,14 +147,3 @@ def manifest_path(manifest: Mapping[str, Any], *, plural: str) -> str:
         )
     version, kind, namespace, name = (str(each) for each in held)
     return object_path(api_version=version, plural=plural or f"{kind.lower()}s", namespace=namespace, name=name)
-
-
-def not_reached(
-    path: str, event: Mapping[str, Any], *, until: Sequence[str], limit_s: float, is_deleted: bool
-) -> ServiceError:
-    """Return the error of an object that did not come to what was waited for."""
-    state = "It was deleted." if is_deleted or event["verdict"] == Verdict.GONE else "It is still there."
-    return ServiceError(
-        f"{path} must come to {' or '.join(until)} within {limit_s:g} s; got {event['verdict']}: {event['words']}. "
-        f"{state} A retry applies and waits again."
-    )

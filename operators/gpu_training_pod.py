@@ -7,21 +7,21 @@ from kubernetes.client import ApiClient
 
 from include.errors import SetupError
 from include.training.manifests import CONTAINER, pod, torchrun_command
-from include.training.watch import Watch
 from operators.hooks.kubernetes_calls import object_path
 from operators.hooks.kubernetes_objects import DEFAULT_CONN
-from operators.hooks.lake import LakeHook
-from operators.remote_training import RemoteTrainingMixin
+from operators.remote_training import RemoteTrainingOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from airflow.sdk import Context
 
+    from include.training.watch import Watch
+    from operators.remote_objects import OnCluster
     from operators.remote_work import Work
 
 
-class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):
+class GpuTrainingPodOperator(RemoteTrainingOperator, KubernetesPodOperator):
     """Trains in a pod: the same command on the same job file as `TrainModelOperator`, with what a profile names.
 
     What happened is decided by the result and the pod's end together: a pod that is gone without a result was no
@@ -34,84 +34,43 @@ class GpuTrainingPodOperator(RemoteTrainingMixin, KubernetesPodOperator):
     log; a worker or triggerer that dies leaves the pod alone. A pod that ended is kept, and found by the next try.
 
     Args:
-        model: Name of the model's folder.
-        snapshot: What `BuildSnapshotOperator` returned.
-        profile: Name of a GPU profile; empty: the model's `training.profile`.
-        overrides: JSON object of `seed` and fields of the spec's `training`; null leaves the spec's value.
         launcher: python starts one process; torchrun one for each GPU of the pod.
-        lake_conn_id: Connection of the lake.
-        **kwargs: Of KubernetesPodOperator; they win over what the profile says.
-
-    Returns:
-        As `TrainModelOperator`.
-
-    Raises:
-        BadInputError: The job or its data cannot be used.
-        SetupError: No node, quota, image or memory for it; the message has the cluster's words.
-        TrainingError: It failed otherwise, or was interrupted more often than the profile allows.
+        **kwargs: As for `RemoteTrainingOperator`, and of KubernetesPodOperator; those win over what the profile says.
     """
 
     template_fields: ClassVar[Sequence[str]] = (
         *KubernetesPodOperator.template_fields,
-        "model",
-        "snapshot",
-        "profile",
-        "overrides",
-        "lake_conn_id",
+        *RemoteTrainingOperator.template_fields,
     )
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        snapshot: Mapping[str, Any],
-        profile: str = "",
-        overrides: str = "{}",
-        launcher: Literal["python", "torchrun"] = "python",
-        lake_conn_id: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, launcher: Literal["python", "torchrun"] = "python", **kwargs: Any) -> None:
         super().__init__(**{**_SETTINGS, **kwargs})
-        self.model = model
-        self.snapshot = snapshot
-        self.profile = profile
-        self.overrides = overrides
         self.launcher = launcher
-        self.lake_conn_id = lake_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Write the job, see to its pod, hand over to the triggerer; what comes back is small and JSON."""
-        return self.begin(context)
-
-    def manifests(self, work: Work, context: Context) -> list[dict[str, Any]]:
-        """Return the pod, as KubernetesPodOperator and the site's own hook make it from the profile's."""
-        if work.training.profile.num_pods > 1:
+    def create(self, objects: OnCluster, context: Context) -> None:
+        """Create the pod, as KubernetesPodOperator and the site's own hook make it from the profile's."""
+        training = objects.work.training
+        if training.profile.num_pods > 1:
             raise SetupError(
-                f"a training in one pod must have a profile with num_pods: 1; got {work.training.profile.num_pods}. "
+                f"a training in one pod must have a profile with num_pods: 1; got {training.profile.num_pods}. "
                 "Nothing was started. Set training.runner to torchrun or trainjob, or name another profile."
             )
-        command = torchrun_command(work.training) if self.launcher == "torchrun" else None
-        self.pod_template_dict = pod(work.training, command=command)
+        command = torchrun_command(training) if self.launcher == "torchrun" else None
+        self.pod_template_dict = pod(training, command=command)
         self.do_xcom_push = False  # KubernetesPodOperator would add a sidecar for it
         built = self.build_pod_request_obj(context)
         self.do_xcom_push = True
-        built.metadata.name = work.training.name
-        manifest: dict[str, Any] = ApiClient().sanitize_for_serialization(built)
-        return [manifest]
+        built.metadata.name = training.name
+        path = objects.watch.owner
+        # Not applied: an author may repeat a variable of the profile's, which only a POST allows.
+        is_new = objects.api.create(path.rpartition("/")[0], ApiClient().sanitize_for_serialization(built))
+        self.log.info("%s %s", "created" if is_new else "found", path)
 
     def watch(self, work: Work) -> Watch:
         """Return what is waited for: the one pod."""
-        profile = work.training.profile
-        namespace = self.namespace or profile.namespace
-        return Watch(
-            owner=object_path(api_version="v1", plural="pods", namespace=namespace, name=work.training.name),
-            namespace=namespace,
-            container=CONTAINER,
-            pending_s=profile.pending_s,
-            running_s=work.training.deadline_s,
-            grace_s=profile.grace_s,
-            poll_s=self.poll_interval,
-        )
+        namespace = self.namespace or work.training.profile.namespace
+        owner = object_path(api_version="v1", plural="pods", namespace=namespace, name=work.training.name)
+        return work.watch(owner, container=CONTAINER, poll_s=self.poll_interval)
 
 
 _SETTINGS: dict[str, Any] = {

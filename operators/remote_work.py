@@ -1,20 +1,27 @@
-"""One training on Kubernetes: whose it is, and whether what is there by its name is it."""
+"""One training on Kubernetes: its job, its name and labels, and whether what is there by its name is it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.training.remote_names import TaskKey, label_value
+from include.spec import load_spec
+from include.training.manifests import RemoteTraining
+from include.training.profiles import resolve_profile
+from include.training.remote_names import TaskKey, label_value, remote_annotations, remote_labels, remote_name
+from include.training.watch import Watch
+from operators.hooks.lake import LakeHook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow.sdk import Context
 
+    from include.errors import TradewindError
     from include.lake.storage import Storage
+    from include.training.failures import Failure
     from include.training.job import Job
-    from include.training.manifests import RemoteTraining
+    from operators.remote_training import RemoteTrainingOperator
 
 SETTLED = "tradewind/settled"
 """Annotation of work whose end has been decided on; the next try does not take it for its own."""
@@ -35,22 +42,79 @@ class Work:
     storage: Storage
     training: RemoteTraining
 
+    @classmethod
+    def of(cls, task: RemoteTrainingOperator, context: Context, *, job_uri: str) -> Work:
+        """Return a task's work: of a job that was written before, or of the one that the present code writes.
 
-def task_key(context: Context) -> TaskKey:
+        Args:
+            task: The task.
+            context: Its context.
+            job_uri: The job; empty: it is written.
+        """
+        from include.training.job import load_job
+        from include.training.submit import submit_job
+
+        spec, storage = load_spec(task.model), LakeHook(task.lake_conn_id).get_conn()
+        profile = resolve_profile(spec.training, name=task.profile)
+        if job_uri:
+            job = load_job(job_uri, storage=storage)
+        else:
+            job = submit_job(spec=spec, snapshot=task.snapshot, overrides=task.overrides, storage=storage)
+        key = _task_key(context)
+        training = RemoteTraining(
+            name=remote_name(task.model, key),
+            labels=remote_labels(task.model, key, job_key=job.key, lake=storage.root),
+            profile=profile,
+            job_uri=job.uri,
+            deadline_s=profile.deadline_s or spec.training.timeout_s,
+            annotations=remote_annotations(key),
+        )
+        return cls(job=job, storage=storage, training=training)
+
+    def is_own(self, found: Mapping[str, Any]) -> bool:
+        """Return whether an object trains this job, and nobody has told it to end or decided on its end."""
+        metadata = found["metadata"]
+        if metadata.get("deletionTimestamp") or SETTLED in (metadata.get("annotations") or {}):
+            return False
+        return (metadata.get("labels") or {}).get(_JOB_LABEL) == label_value(self.job.key)
+
+    def result(self) -> object | None:
+        """Return the job's whole result; None: there is none."""
+        from include.training.result import read_result
+
+        return read_result(self.job, storage=self.storage)
+
+    def error(self, failure: Failure, *, next_try: str | None = None) -> TradewindError:
+        """Return what a failure of it means, with where its newest checkpoint is."""
+        from include.training.submit import newest_checkpoint
+
+        checkpoint = newest_checkpoint(self.job, storage=self.storage)
+        return failure.error(f"training job {self.job.key}", checkpoint=checkpoint, next_try=next_try)
+
+    def watch(self, owner: str, *, container: str, poll_s: float, selector: str = "") -> Watch:
+        """Return what is waited for, and for how long.
+
+        Args:
+            owner: Path of the pod, its Job or its TrainJob.
+            container: Whose log is followed.
+            poll_s: Seconds between two looks.
+            selector: Labels of the owner's pods; empty: the owner is the pod.
+        """
+        profile = self.training.profile
+        return Watch(
+            owner=owner,
+            namespace=owner.split("/namespaces/")[1].partition("/")[0],
+            selector=selector,
+            container=container,
+            pending_s=profile.pending_s,
+            running_s=self.training.deadline_s,
+            grace_s=profile.grace_s,
+            poll_s=poll_s,
+        )
+
+
+def _task_key(context: Context) -> TaskKey:
     """Return which task instance runs."""
     instance = context["ti"]
     index = -1 if instance.map_index is None else instance.map_index
     return TaskKey(dag_id=instance.dag_id, run_id=str(context["run_id"]), task_id=instance.task_id, map_index=index)
-
-
-def is_own(found: Mapping[str, Any], work: Work) -> bool:
-    """Return whether an object trains this job, and nobody has told it to end or decided on its end."""
-    metadata = found["metadata"]
-    if metadata.get("deletionTimestamp") or SETTLED in (metadata.get("annotations") or {}):
-        return False
-    return (metadata.get("labels") or {}).get(_JOB_LABEL) == label_value(work.job.key)
-
-
-def folder(path: str) -> str:
-    """Return where objects of a kind are made, by the path of one of them."""
-    return path.rpartition("/")[0]

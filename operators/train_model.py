@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from include.training.local import TrainerProcess
 
-_STATE_KEY = "tradewind_interruptions"
-
 
 class TrainModelOperator(MachinesApartMixin, BaseOperator):
     """Trains on this machine: runs `python -m include.training` as a child process and logs what it prints.
@@ -72,7 +70,7 @@ class TrainModelOperator(MachinesApartMixin, BaseOperator):
         storage = LakeHook(self.lake_conn_id).get_conn()
         job = submit_job(spec=spec, snapshot=self.snapshot, overrides=self.overrides, storage=storage)
         if read_result(job, storage=storage) is None:
-            interruptions = Interruptions.of(job.key, context.get("task_state_store"), _STATE_KEY)
+            interruptions = Interruptions.of(job.key, context.get("task_state_store"))
             self._trainer = TrainerProcess(
                 job=job,
                 storage=storage,

@@ -9,6 +9,7 @@ from include.training.failure_kinds import FailureKind
 
 _FIRST_S = 10.0
 _MAX_S = 600.0
+STATE_KEY = "tradewind_interruptions"
 _NO_RESULT_AGAIN = (
     "That was the second time in a row, so no retry follows. See that its command is the trainer's and that it writes "
     "into the task's own lake, then clear the task."
@@ -34,7 +35,6 @@ class Interruptions:
     Attributes:
         job_key: The job; another one begins to count anew.
         store: Keeps the count; None: it is kept nowhere.
-        key: The count's key there.
         num: Interruptions so far.
         waited_s: Seconds that were waited for room or for an answer of the cluster.
         last: What the last one was.
@@ -42,25 +42,18 @@ class Interruptions:
 
     job_key: str
     store: Store | None
-    key: str
     num: int = 0
     waited_s: float = 0.0
     last: str = ""
 
     @classmethod
-    def of(cls, job_key: str, store: Store | None, key: str) -> Self:
+    def of(cls, job_key: str, store: Store | None) -> Self:
         """Return what is kept of a job."""
-        kept = store.get(key) if store is not None else None
-        found = cls(job_key=job_key, store=store, key=key)
+        kept = store.get(STATE_KEY) if store is not None else None
+        found = cls(job_key=job_key, store=store)
         if isinstance(kept, dict) and kept.get("job") == job_key:
             found.num, found.waited_s, found.last = int(kept["num"]), float(kept["waited_s"]), str(kept["last"])
         return found
-
-    @classmethod
-    def forget(cls, store: Store | None, key: str) -> None:
-        """Begin anew, whatever the job."""
-        if store is not None and store.get(key) is not None:
-            cls(job_key="", store=store, key=key).reset()
 
     @property
     def back_off_s(self) -> float:
@@ -81,9 +74,9 @@ class Interruptions:
             why = f"That was interruption {self.num}, of {limit} that are allowed. A retry of the task counts anew."
         elif is_same and kind is FailureKind.NO_RESULT:
             why = _NO_RESULT_AGAIN
+        self._keep()
         if why:
             self.reset()
-        self._keep()
         return why
 
     def wait(self, wait_s: float) -> None:
@@ -99,11 +92,11 @@ class Interruptions:
 
     def reset(self) -> None:
         """Begin anew."""
-        self.num, self.waited_s, self.last = 0, 0.0, ""
-        self._keep()
+        if self.num or self.waited_s:
+            self.num, self.waited_s, self.last = 0, 0.0, ""
+            self._keep()
 
     def _keep(self) -> None:
         if self.store is not None:
-            self.store.set(
-                self.key, {"job": self.job_key, "num": self.num, "waited_s": self.waited_s, "last": self.last}
-            )
+            kept = {"job": self.job_key, "num": self.num, "waited_s": self.waited_s, "last": self.last}
+            self.store.set(STATE_KEY, kept)

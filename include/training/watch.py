@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from include.cluster.conditions import Rule, Verdict, decide
 from include.training.failures import Evidence, Failure, FailureKind
 from include.training.pod_status import by_events, condition, phase, why_pending
 
@@ -25,6 +26,8 @@ _STUCK_MARGIN_S = 60.0
 _LATE_MARGIN_S = 300.0
 """Beyond its deadline, which Kubernetes itself holds as long as the node lives."""
 _NUM_EVENTS = 20
+_COMPLETE, _FAILED = [Rule.parse("Complete")], [Rule.parse("Failed")]
+"""How a Job and a TrainJob say that they have ended."""
 _OF_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
 
 
@@ -163,17 +166,13 @@ class Watcher:
             return None
         if not self.watch.selector:
             return self._end("ended") if Evidence(pods=sight.pods).is_over else None
-        owner = sight.owner or {}
-        if _is_true(owner, "Complete"):
-            return self._end("ended")
-        failed = condition(owner, "Failed")
-        if failed is None or failed.get("status") != "True":
-            return None
-        text = f"{failed.get('reason', 'Failed')}: {failed.get('message', '')}"
-        if "DeadlineExceeded" in str(failed.get("reason")):
-            return self._end("ended", FailureKind.DEADLINE, text)
+        verdict, words = decide(sight.owner, until=_COMPLETE, failed_if=_FAILED)
+        if verdict is not Verdict.FAILED:
+            return self._end("ended") if verdict is Verdict.REACHED else None
+        if "DeadlineExceeded" in words:
+            return self._end("ended", FailureKind.DEADLINE, words)
         told = any(phase(pod) == "Failed" for pod in sight.pods)
-        return self._end("ended") if told else self._end("ended", FailureKind.UNKNOWN, text)
+        return self._end("ended") if told else self._end("ended", FailureKind.UNKNOWN, words)
 
     def _ending(self, sight: Sight, now_s: float) -> End | None:
         """Wait for what was told to end; a node that is lost never says that it has."""
@@ -224,14 +223,10 @@ def _why_pending(sight: Sight) -> Failure | None:
     for pod in sight.pods:
         if found := why_pending(pod, sight.events):
             return found
-    if _is_true(sight.owner or {}, "Suspended") or ((sight.owner or {}).get("spec") or {}).get("suspend"):
+    owner = sight.owner or {}
+    if Rule.parse("Suspended").holds(owner) or (owner.get("spec") or {}).get("suspend"):
         return Failure(kind=FailureKind.QUOTA, evidence=("suspended: its queue has not admitted it yet",))
     return by_events(sight.events, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
-
-
-def _is_true(owner: Seen, kind: str) -> bool:
-    found = condition(owner, kind)
-    return found is not None and found.get("status") == "True"
 
 
 def _trimmed(pod: Seen) -> dict[str, Any]:

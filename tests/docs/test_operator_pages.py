@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages" / "operators"
 BASES = {
     "PartitionOperator",
+    "RemoteTrainingOperator",
     "RolloutOperator",
     "UpkeepOperator",
 }  # extended, never used by themselves: the index shows them

@@ -137,7 +137,7 @@ def settle_train_job(world: World, *, result: bool, condition: str, reason: str 
         (True, "Failed", "JobsFailed", ""),
         (False, "Complete", "JobsCompleted", "got unknown: it ended without a whole result"),
         (False, "Failed", "DeadlineExceeded", "got deadline: it took longer than its deadline"),
-        (False, "Failed", "TrainingRuntimeNotSupported", "(TrainingRuntimeNotSupported: jobs are done)"),
+        (False, "Failed", "TrainingRuntimeNotSupported", "(Failed: TrainingRuntimeNotSupported: jobs are done)"),
     ],
 )
 def test_a_train_job_is_decided_by_its_result_too(

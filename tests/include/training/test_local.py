@@ -19,7 +19,7 @@ from include.lake.storage import Storage
 from include.training import command
 from include.training.commit import VARIABLE
 from include.training.exit_codes import ExitCode
-from include.training.interruptions import Interruptions
+from include.training.interruptions import STATE_KEY, Interruptions
 from include.training.local import TrainerProcess, trainer_environment
 from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
@@ -201,10 +201,10 @@ def test_a_failure_of_the_machine_uses_up_no_retry(storage: Storage, monkeypatch
 
     store = Kept()
     child = trainer(job, storage, say)
-    child.interruptions = Interruptions.of(job.key, store, "interruptions")
+    child.interruptions = Interruptions.of(job.key, store)
     child.run()
     assert any("It starts again in 0.1 s, interruption 1 of 5; no retry is used up." in line for line in lines)
-    assert store["interruptions"] == {"job": job.key, "num": 1, "waited_s": 0.0, "last": "interrupted"}
+    assert store[STATE_KEY] == {"job": job.key, "num": 1, "waited_s": 0.0, "last": "interrupted"}
 
 
 def test_a_machine_that_fails_again_and_again_ends_the_try(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_machine_that_fails_again_and_again_ends_the_try(storage: Storage, mon
     job = small_job(storage)
     lines: list[str] = []
     child = trainer(job, storage, lines.append)
-    child.interruptions = Interruptions.of(job.key, Kept(), "interruptions")
+    child.interruptions = Interruptions.of(job.key, Kept())
     with pytest.raises(TrainingError, match="preflight: the node is not fit to train"):
         child.run()
     assert sum("no retry is used up" in line for line in lines) == 5

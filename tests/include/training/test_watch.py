@@ -155,25 +155,25 @@ def test_interruptions_are_counted_by_job_and_back_off() -> None:
     store = _Store()
     waits = []
     for _ in range(8):
-        counted = Interruptions.of("job-1", store, "k")
+        counted = Interruptions.of("job-1", store)
         assert counted.count(FailureKind.PREEMPTED, limit=8) == ""
         waits.append(counted.back_off_s)
     assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
-    assert Interruptions.of("job-1", store, "k").num == 8
-    assert Interruptions.of("job-2", store, "k").num == 0
-    Interruptions.of("job-1", store, "k").wait(30)
-    assert Interruptions.of("job-1", store, "k").waited_s == 30
-    Interruptions.of("job-1", store, "k").wait_over()
-    assert (Interruptions.of("job-1", store, "k").num, Interruptions.of("job-1", store, "k").waited_s) == (8, 0)
-    Interruptions.forget(store, "k")
-    assert Interruptions.of("job-1", store, "k").num == 0
-    assert Interruptions.of("job-1", None, "k").count(FailureKind.PREEMPTED, limit=1) == ""  # kept nowhere
+    assert Interruptions.of("job-1", store).num == 8
+    assert Interruptions.of("job-2", store).num == 0
+    Interruptions.of("job-1", store).wait(30)
+    assert Interruptions.of("job-1", store).waited_s == 30
+    Interruptions.of("job-1", store).wait_over()
+    assert (Interruptions.of("job-1", store).num, Interruptions.of("job-1", store).waited_s) == (8, 0)
+    Interruptions.of("job-1", store).reset()
+    assert Interruptions.of("job-1", store).num == 0
+    assert Interruptions.of("job-1", None).count(FailureKind.PREEMPTED, limit=1) == ""  # kept nowhere
 
 
 def test_interruptions_end_at_their_limit_and_an_end_without_a_result_at_the_second_one() -> None:
     def again(*kinds: FailureKind) -> list[str]:
         store = _Store()
-        return [Interruptions.of("job-1", store, "k").count(kind, limit=2) for kind in kinds]
+        return [Interruptions.of("job-1", store).count(kind, limit=2) for kind in kinds]
 
     lost, empty = FailureKind.NODE_LOST, FailureKind.NO_RESULT
     over = "That was interruption 3, of 2 that are allowed. A retry of the task counts anew."

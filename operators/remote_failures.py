@@ -1,0 +1,65 @@
+"""What follows when a training on Kubernetes fails or cannot begin: a pause and another start, or an error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import TaskDeferred
+
+from include.training.failures import Failure, FailureKind
+from include.training.interruptions import Interruptions
+from sensors.triggers.remote_training import PauseTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from operators.remote_objects import OnCluster
+    from operators.remote_work import Work
+
+_PAUSE_S = 30.0
+
+
+def counted(work: Work, context: Context) -> Interruptions:
+    """Return how often machines have interrupted a work."""
+    return Interruptions.of(work.job.key, context.get("task_state_store"))
+
+
+def wait_for_cluster(objects: OnCluster, context: Context, failure: Failure) -> TaskDeferred:
+    """Return a pause for room or for an answer, as long as the profile lets the work wait; this is no interruption.
+
+    Raises:
+        TradewindError: It has waited for so long.
+    """
+    work = objects.work
+    so_far, limit_s = counted(work, context), work.training.profile.pending_s
+    if so_far.waited_s >= limit_s:
+        so_far.reset()
+        raise work.error(failure)
+    so_far.wait(_PAUSE_S)
+    then = f"It is tried again in {_PAUSE_S:g} s, for {limit_s} s in all, and uses up no retry."
+    objects.log.warning("%s", work.error(failure, next_try=then))
+    return TaskDeferred(trigger=PauseTrigger(wait_s=_PAUSE_S), method_name="go_on")
+
+
+def start_again(objects: OnCluster, context: Context, failure: Failure) -> TaskDeferred:
+    """Return the pause before another start after a failure of machines, which has a count of its own.
+
+    Raises:
+        TradewindError: It is no failure of machines, or one more than the profile allows.
+    """
+    work = objects.work
+    if failure.kind is FailureKind.API_UNREACHABLE:
+        return wait_for_cluster(objects, context, failure)
+    objects.settle()
+    if failure.kind is FailureKind.UNSCHEDULABLE:
+        failure = replace(failure, evidence=(*failure.evidence, *objects.why_no_node()))
+    if not failure.is_infrastructure:
+        raise work.error(failure)
+    so_far, limit = counted(work, context), work.training.profile.max_interruptions
+    if why := so_far.count(failure.kind, limit=limit):
+        raise work.error(failure, next_try=why)
+    number, wait_s = so_far.num, so_far.back_off_s
+    then = f"Start {number + 1} follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
+    objects.log.warning("%s", work.error(failure, next_try=then))
+    return TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on")

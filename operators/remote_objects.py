@@ -1,0 +1,100 @@
+"""The objects of one training on a cluster: found, marked, ended, and their log read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowException
+
+from include.errors import TradewindError
+from include.training.manifests import pod_spec
+from include.training.scheduling import why_no_node
+from include.training.sweep import has_ended
+from operators.remote_work import SETTLED
+from sensors.triggers.pod_log import Place, Unread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from include.training.watch import Watch
+    from operators.hooks.kubernetes_objects import KubernetesObjects
+    from operators.remote_work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnCluster:
+    """The objects of one work; what cannot be ended now, the janitor finds.
+
+    Attributes:
+        api: The cluster's API.
+        work: The work.
+        watch: Names its owner: the pod, its Job or its TrainJob.
+        log: The task's.
+    """
+
+    api: KubernetesObjects
+    work: Work
+    watch: Watch
+    log: Any
+
+    def find(self) -> Mapping[str, Any] | None:
+        """Return what is there by the work's name; what is left of other work is deleted first, and may take a while.
+
+        Raises:
+            ServiceError: The cluster does not answer.
+        """
+        path = self.watch.owner
+        found = self.api.get(path)
+        if found is not None and not self.work.is_own(found):
+            self.log.info("%s is left over, and deleted first", path)
+            self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"].get("uid"))
+            return self.api.get(path)
+        if found is not None:
+            self.log.info("found %s, and go on with it", path)
+        return found
+
+    def settle(self) -> None:
+        """Mark the work as decided on, and end it if it still runs."""
+        try:
+            self.api.patch(self.watch.owner, {"metadata": {"annotations": {SETTLED: "true"}}})
+        except TradewindError as error:
+            self.log.warning("%s", error)
+        self.end()
+
+    def end(self) -> None:
+        """Delete work that has not ended; what has ended is kept, for its log, until the janitor comes."""
+        try:
+            found = self.api.get(self.watch.owner)
+            if found is None:
+                return
+            self._pass_on_log(found)
+            if not has_ended(found):
+                self.api.delete(self.watch.owner, grace_s=int(self.watch.grace_s))
+        except (TradewindError, AirflowException) as error:
+            self.log.warning("%s The janitor deletes what is left.", error)
+
+    def delete(self, *, grace_s: float) -> None:
+        """Delete it: its trainer gets SIGTERM and its grace."""
+        try:
+            self.api.delete(self.watch.owner, grace_s=int(grace_s))
+        except TradewindError as error:
+            self.log.warning("%s The janitor deletes what is left.", error)
+
+    def why_no_node(self) -> tuple[str, ...]:
+        """Return why no node of the cluster ever could; nothing without the right to read nodes."""
+        try:
+            nodes = (self.api.get("/api/v1/nodes") or {}).get("items") or ()
+        except TradewindError:
+            return ()
+        return why_no_node(pod_spec(self.work.training, command=[]), nodes)
+
+    def _pass_on_log(self, found: Mapping[str, Any]) -> None:
+        """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""
+        if self.watch.selector:
+            return
+        since = Place.noted(found)
+        unread = Unread(since)
+        for line in self.api.log(self.watch.owner, **since.query(self.watch.container)).split("\n"):
+            if (said := unread.take(line)) is not None:
+                self.log.info("%s", said)
