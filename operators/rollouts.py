@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from include.rollout.local import LocalTarget
 from include.rollout.stages import Rollout
 from include.spec import load_spec
+from operators.hooks.kserve import KServeHook
 from operators.hooks.ledger import LedgerHook
 from operators.hooks.mlflow import MlflowHook
 from operators.hooks.model_server import ModelServerHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from include.rollout.target import DeploymentTarget
+    from include.spec import ModelSpec
 
 DEPLOYED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or '' }}"
 """The version that the task `deploy` of the same run resolved; empty when it did not get that far."""
@@ -33,11 +37,25 @@ def rollout_of(
     dag_run = context.get("dag_run")
     run_key = f"{dag_run.dag_id}:{dag_run.run_id}" if dag_run else str(context.get("run_id", "by-hand"))
     person = getattr(dag_run, "triggering_user_name", None)
+    spec = load_spec(model)
     return Rollout(
-        spec=load_spec(model),
-        target=LocalTarget(client=ModelServerHook(model_server_conn_id).get_conn()),
+        spec=spec,
+        target=target_of(spec, model_server_conn_id=model_server_conn_id),
         ledger=LedgerHook(ledger_conn_id).get_conn(),
         tracking_uri=MlflowHook(mlflow_conn_id).get_conn(),
         actor=f"{person} by {run_key}" if person else run_key,
         run_key=run_key,
     )
+
+
+def target_of(spec: ModelSpec, *, model_server_conn_id: str) -> DeploymentTarget:
+    """Return where a model serves, as its spec says.
+
+    Args:
+        spec: The model's spec.
+        model_server_conn_id: Connection of that place; its default stands for `kserve_default` if that is KServe.
+    """
+    if spec.rollout.target == "kserve":
+        is_default = model_server_conn_id == ModelServerHook.default_conn_name
+        return KServeHook(KServeHook.default_conn_name if is_default else model_server_conn_id).get_conn()
+    return LocalTarget(client=ModelServerHook(model_server_conn_id).get_conn())

@@ -99,7 +99,10 @@ class KubernetesObjects:
         return self._call("POST", path, query={"fieldManager": FIELD_MANAGER}, body=manifest) is not None
 
     def apply(self, path: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object what the manifest says, by server-side apply: created or changed, and left alone if equal."""
+        """Make an object what the manifest says, by server-side apply: created or changed, and left alone if equal.
+
+        With a `resourceVersion` in it, a StatusError says at once that the object has changed meanwhile.
+        """
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         found = self._call("PATCH", path, query=query, body=manifest, kind="application/apply-patch+yaml")
         return found or {}
@@ -128,7 +131,8 @@ class KubernetesObjects:
             except ServiceError as error:
                 if getattr(error, "status", None) == CONFLICT and verb in ("POST", "DELETE"):
                     return None  # the name is taken already, or has gone to another object
-                if number + 1 == _NUM_TRIES:
+                is_stale = getattr(error, "status", None) == CONFLICT and _names_its_version(body)
+                if is_stale or number + 1 == _NUM_TRIES:  # what follows from an older object is for the caller to redo
                     raise
                 time.sleep(pause_s(error, number))
         return None
@@ -233,6 +237,11 @@ class AsyncKubernetesObjects:
         if self._hook is None:
             self._hook = await asyncio.to_thread(_load_hook, self.conn_id)
         return self._hook
+
+
+def _names_its_version(body: Any) -> bool:
+    """Return whether a manifest may only be applied to the object that it was made from."""
+    return isinstance(body, dict) and "resourceVersion" in body.get("metadata", {})
 
 
 def _load_hook(conn_id: str) -> Any:

@@ -1,28 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from include.errors import ServiceError
 from include.rollout.decision import Decision, Verdict, decide_stage
 from include.rollout.local import read_state
 from include.spec import load_spec
 from operators.hooks.model_server import ModelServerHook
+from operators.rollouts import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    import aiohttp
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from include.rollout.decision import RolloutState, Stage
-    from include.spec import RolloutSpec
+    from include.spec import ModelSpec, RolloutSpec
 
 REQUEST_TIMEOUT_S = 10.0
 
 
 class CanarySettledTrigger(BaseTrigger):
-    """Polls the model server until a version's stage of a rollout is decided, then sends the decision.
+    """Polls the place that serves until a version's stage of a rollout is decided, then sends the decision.
 
     What is decided, and how long it may take, is the server's state and the spec: a triggerer that is killed loses
     nothing. A server that does not answer for `step_timeout_s` makes the stage inconclusive.
@@ -32,7 +33,7 @@ class CanarySettledTrigger(BaseTrigger):
         version: The version.
         stage: shadow or canary.
         share_pct: The canary's share in per cent.
-        model_server_conn_id: Connection of the model server; its token is looked up here and kept nowhere.
+        model_server_conn_id: Connection of the place that serves; its token is looked up here and kept nowhere.
     """
 
     def __init__(self, *, model: str, version: str, stage: Stage, share_pct: float, model_server_conn_id: str) -> None:
@@ -89,6 +90,6 @@ class CanarySettledTrigger(BaseTrigger):
 
 def _unheard(*, silent_s: float, rollout: RolloutSpec) -> Decision:
     is_over = silent_s >= rollout.step_timeout_s and rollout.on_inconclusive != "hold"
-    reason = f"the model server gave no usable answer for {silent_s:.0f} s of {rollout.step_timeout_s:.0f} s"
+    reason = f"the place that serves gave no usable answer for {silent_s:.0f} s of {rollout.step_timeout_s:.0f} s"
     verdict = Verdict.INCONCLUSIVE if is_over else Verdict.KEEP_WAITING
     return Decision(verdict=verdict, reasons=(reason,), evidence={"silent_s": round(silent_s, 1)})

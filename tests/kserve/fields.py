@@ -13,7 +13,7 @@ import kubernetes_validate
 
 NEWEST_KUBERNETES = "1.34"
 _POD_FIELDS = ("containers", "volumes", "serviceAccountName")
-_CONTAINER = {"env": list, "envFrom": list, "resources": dict, "volumeMounts": list}
+_CONTAINER = {"args": list, "envFrom": list, "resources": dict, "volumeMounts": list}
 MODEL = {"modelFormat": {"name": str}, "runtime": str, "protocolVersion": str, **_CONTAINER}
 PREDICTOR: dict[str, Any] = {
     "name": str,

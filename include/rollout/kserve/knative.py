@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from include.cluster.conditions import conditions
 from include.errors import NotFoundError
 from include.rollout.kserve.seen import Routes, failure_words, version_of
-from include.rollout.kserve.settings import DIGEST, PORT, container, predictor
+from include.rollout.kserve.settings import DIGEST, PORT, SERVE, container, predictor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +37,14 @@ class Knative:
     def deployed(self, seen: Seen, artifact: Artifact) -> Object:
         """Return the specification whose newest revision is the version's, at 0 % if there is a champion."""
         ready_probe = {"httpGet": {"path": "/v2/health/ready", "port": PORT}}
+        told = container(self.settings, artifact)
         served = {
+            **told,
             "name": "kserve-container",
             "image": self.settings.image,
             "ports": [{"containerPort": PORT, "protocol": "TCP"}],
             "readinessProbe": ready_probe,
-            **container(self.settings, artifact),
+            "args": [*SERVE, *told["args"]],
         }
         wanted: Object = {**predictor(self.settings, artifact), "containers": [served]}
         if self.routes(seen).champion is not None:

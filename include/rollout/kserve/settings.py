@@ -1,11 +1,12 @@
 """How models are put on KServe: namespace, image, mode; and the parts of an InferenceService that follow from it.
 
-The container is told by its environment what to serve, so that equal versions are equal templates: KServe makes a new
+The container is told by its arguments what to serve, so that equal versions are equal templates: KServe makes a new
 revision of whatever differs, an annotation of the service too, which is why no state of a rollout is kept on it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,12 @@ OF_SERVICE = "serving.kserve.io/inferenceservice"
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 VERSION, URI, DIGEST = "tradewind/version", "tradewind/package-uri", "tradewind/package-digest"
 """Annotations of the predictor: they reach its revisions and pods."""
+_DATA = "/var/lib/tradewind"
+SERVE = (
+    *("python", "-m", "include.serving", "--host", "0.0.0.0", "--port", str(PORT)),  # noqa: S104 - a pod's own address
+    *("--state", f"{_DATA}/state", "--storage", f"{_DATA}/lake"),
+)
+"""What a container of the serving image runs; its command is what hands signals on."""
 _TOKEN_FOLDER = "/etc/tradewind"  # noqa: S105 - where the token's file is
 
 
@@ -114,17 +121,14 @@ def predictor(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
 
 
 def container(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
-    """Return what the serving image must be told, as fields of a container."""
-    told = {
-        "TRADEWIND_MODEL": artifact.model,
-        "TRADEWIND_VERSION": artifact.version,
-        "TRADEWIND_PACKAGE_URI": artifact.uri,
-        "TRADEWIND_PACKAGE_DIGEST": artifact.digest,
-    }
+    """Return what the serving image must be told, as fields of a container; its arguments come after `SERVE`."""
+    told = {name: getattr(artifact, name, "") for name in ("model", "version", "uri", "digest", "signature")}
+    champion = {name: value for name, value in told.items() if value}
+    arguments = ["--champion", json.dumps(champion, sort_keys=True)]
     found: dict[str, Any] = {"resources": {name: dict(held) for name, held in settings.resources.items()}}
     if settings.env_secret:
         found["envFrom"] = [{"secretRef": {"name": settings.env_secret}}]
     if settings.token_secret:
-        told["TRADEWIND_TOKEN_FILE"] = f"{_TOKEN_FOLDER}/token"
+        arguments += ["--token-file", f"{_TOKEN_FOLDER}/token"]
         found["volumeMounts"] = [{"name": "token", "mountPath": _TOKEN_FOLDER, "readOnly": True}]
-    return {**found, "env": [{"name": name, "value": value} for name, value in told.items()]}
+    return {**found, "args": arguments}
