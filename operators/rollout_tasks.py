@@ -46,9 +46,9 @@ def comparison_tasks(spec: ModelSpec) -> list[BaseOperator]:
         timeout = _WAIT_FOR_PEOPLE
     waiting: dict[str, Any] = {"model": spec.name, "timeout": timeout, "execution_timeout": timeout}
     tasks: list[BaseOperator] = []
-    if rollout.shadow_requests:
+    if rollout.has_shadow:
         tasks.append(CanarySettledSensor(task_id="shadow_settled", stage="shadow", **waiting))
-    for share_pct in rollout.steps_pct:
+    for share_pct in rollout.shares_pct:
         step = f"{share_pct:g}".replace(".", "_")
         tasks.append(ShiftTrafficOperator(task_id=f"shift_{step}", model=spec.name, share_pct=share_pct))
         tasks.append(CanarySettledSensor(task_id=f"settled_{step}", share_pct=share_pct, **waiting))

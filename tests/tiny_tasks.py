@@ -61,12 +61,15 @@ compression:
   min_speedup: 0.01
 {compression}
 rollout:
-  shadow_requests: 3
   steps_pct: [50]
-  min_requests_per_step: 3
+  max_error_increase_frac: 0.8
+  latency_quantile: 0.5
   max_latency_ratio: 100
   latency_floor_ms: 1000
   agreement_tolerance: {shift}
+  max_disagreement_frac: 0.5
+  disagreement_margin_frac: 0.4
+  max_loss_increase: 1.0
 drift:
   min_rows: 100
 retraining:

@@ -117,15 +117,18 @@ def _operation(draft: Draft) -> list[Number]:
     loss, rows = draft.label.baseline_loss, median_rows(draft.partitions.counts)
     present, grain = draft.label.present_frac, draft.partitions.grain
     window = window_of(draft)
-    shift = []
+    own = []
     if _is_needed(draft, "rollout.agreement_tolerance"):
         why = f"half of the label's standard deviation, {shown(draft.label.deviation)}"
-        value = shown(0.5 * draft.label.deviation)
-        shift = [Number(key="rollout.agreement_tolerance", value=value, why=why)]
+        own = [
+            Number(key="rollout.agreement_tolerance", value=shown(0.5 * draft.label.deviation), why=why),
+            Number(
+                key="rollout.max_loss_increase", value=shown(0.03 * loss), why="3 % of the loss of the best constant"
+            ),
+        ]
     return [
-        Number(key="rollout.shadow_requests", value="50", why="mirrored before the canary; the first version has none"),
         Number(key="rollout.steps_pct", value="[10, 50]", why="the canary's share of the requests"),
-        *shift,
+        *own,
         Number(
             key="drift.min_rows",
             value=str(max(50, min(500, int(0.5 * rows * present)))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,16 +12,19 @@ from include import partitions
 from include.demo.flights import MODEL, land_month
 from include.demo.traffic import COMPARED_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
 from include.errors import ServiceError
+from include.rollout.decision import decide_stage
 from include.rollout.history import champion_of
 from include.rollout.ledger import Ledger
+from include.rollout.local import read_state
 from include.runtime.airflow_api import AirflowApi
-from include.spec import RolloutSpec, load_spec
+from include.spec import load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from include.rollout.decision import Stage
     from include.runtime.services import Deployment
-    from include.spec import ModelSpec
+    from include.spec import ModelSpec, RolloutSpec
 
 _POLL_S = 0.25
 _FAILED = ["failed"]
@@ -182,21 +184,11 @@ class Loop:
 
 
 def needs_requests(router: Mapping[str, Any], *, rollout: RolloutSpec) -> bool:
-    """Return whether a challenger, or the champion beside it, has answered too few requests for a verdict.
-
-    >>> counted = {"version": "2", "requests": 59}, {"version": "1", "requests": 90}
-    >>> routes = {"champion": "1", "canary": None, "shadow": "2"}
-    >>> needs_requests({"routes": routes, "counters": counted}, rollout=RolloutSpec(shadow_requests=60))
-    True
-    >>> needs_requests({"routes": routes, "counters": counted}, rollout=RolloutSpec(shadow_requests=59))
-    False
-    """
-    routes = router["routes"]
-    challenger = routes["canary"] or routes["shadow"]
+    """Return whether a challenger is compared with the champion, and more requests could still decide."""
+    state = read_state(router)
+    challenger = state.canary or state.shadow
+    stage: Stage = "canary" if state.canary else "shadow"
     if challenger is None:
         return False
-    needed = rollout.min_requests_per_step if routes["canary"] else rollout.shadow_requests
-    answered = Counter[str]()
-    for item in router["counters"]:
-        answered[item["version"]] += item["requests"]
-    return min(answered[challenger], answered[routes["champion"]]) < needed
+    share_pct = state.canary_share_pct
+    return not decide_stage(state, version=challenger, stage=stage, share_pct=share_pct, rollout=rollout).is_final

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
 from typing import TYPE_CHECKING
 
 from include import partitions
 from include.progress.state import Stage
 from include.retraining.decision import History, find_blocks, trainings_of_year
+from include.rollout.planning import plan_rollout
 from include.training.profiles import resolve_profile
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from include.plan.facts import Facts, PastTraining
     from include.progress.state import PartitionProgress
-    from include.spec import RolloutSpec
+    from include.rollout.planning import StagePlan
 
 _NEXT_DAG = {
     None: "ingest",
@@ -64,55 +64,12 @@ class Line:
     command: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """What one step of a rollout needs.
-
-    Args:
-        name: shadow, or the canary's share.
-        num_requests: Requests to the model until both sides have enough.
-        seconds: How long that takes at the measured traffic; None: not known.
-        limit_s: Seconds after which the step is inconclusive.
-    """
-
-    name: str
-    num_requests: int
-    seconds: float | None
-    limit_s: float
-
-    @property
-    def is_too_slow(self) -> bool:
-        """Whether the traffic is too thin for the step's limit."""
-        return self.seconds is not None and self.seconds > self.limit_s
-
-
 def make_plan(facts: Facts) -> tuple[Line, ...]:
     """Return what the next runs of a model would do, in the order of the stages."""
     decision = _decision_line(facts)
     forbidden = decision.outlook in (Outlook.BLOCKED, Outlook.ENDED)
     training = _training_line(facts, outlook=decision.outlook if forbidden else Outlook.IF_SO)
     return (*_partition_lines(facts), decision, training, _deploy_line(facts))
-
-
-def rollout_needs(rollout: RolloutSpec, *, requests_per_s: float | None) -> tuple[Need, ...]:
-    """Return what each step of a rollout needs.
-
-    Champion and challenger both need a step's requests; as the canary of s per cent, the challenger takes s of 100.
-    """
-    steps = [("shadow", rollout.shadow_requests)] if rollout.shadow_requests else []
-    least = rollout.min_requests_per_step
-    for share_pct in rollout.steps_pct:
-        smaller = min(share_pct, 100 - share_pct)
-        steps.append((f"{share_pct:g} %", ceil(least * 100 / smaller)))
-    return tuple(
-        Need(
-            name=name,
-            num_requests=num_requests,
-            seconds=None if requests_per_s is None else num_requests / requests_per_s,
-            limit_s=rollout.step_timeout_s,
-        )
-        for name, num_requests in steps
-    )
 
 
 def _partition_lines(facts: Facts) -> list[Line]:
@@ -238,7 +195,7 @@ def _deploy_line(facts: Facts) -> Line:
         what = ", then ".join((*approval, "golden requests", "it serves everything"))
         why = ("the first version has nobody to be compared with",)
         return Line(stage="deploy", subject=subject, outlook=outlook, what=what, why=why)
-    needs = rollout_needs(rollout, requests_per_s=facts.requests_per_s)
+    needs = plan_rollout(rollout, requests_per_s=facts.requests_per_s)
     steps = (f"{need.name} ({need.num_requests} requests)" for need in needs)
     return Line(
         stage="deploy",
@@ -246,7 +203,9 @@ def _deploy_line(facts: Facts) -> Line:
         outlook=outlook,
         what=", then ".join((*approval, *steps)),
         why=_traffic(facts, needs),
-        command="" if not any(need.is_too_slow for need in needs) else "raise rollout.step_timeout_s in model.yaml",
+        command=""
+        if not any(need.is_too_slow for need in needs)
+        else "raise rollout.step_timeout_s in model.yaml, or a margin",
     )
 
 
@@ -256,7 +215,7 @@ def _challenger(facts: Facts) -> tuple[str, Outlook]:
     return "the next version", Outlook.IF_SO
 
 
-def _traffic(facts: Facts, needs: Sequence[Need]) -> tuple[str, ...]:
+def _traffic(facts: Facts, needs: Sequence[StagePlan]) -> tuple[str, ...]:
     rate = facts.requests_per_s
     if rate is None:
         silent = "the model server is silent" if facts.routes is None else "no request since the routes changed"

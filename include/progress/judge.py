@@ -42,7 +42,7 @@ def limits_of(spec: ModelSpec) -> Limits:
     allowed, rollout = spec.progress, spec.rollout
     stage = timedelta(seconds=allowed.stage_s)
     approval = timedelta(seconds=allowed.approval_s)
-    steps = timedelta(seconds=rollout.step_timeout_s) * (len(rollout.steps_pct) + bool(rollout.shadow_requests))
+    steps = timedelta(seconds=rollout.step_timeout_s) * rollout.num_stages
     return Limits(
         landing=timedelta(seconds=allowed.landing_s),
         stage=stage,

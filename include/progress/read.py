@@ -19,6 +19,7 @@ from include.progress.facts import ModelFacts, PartitionFacts, RolloutFacts, Ver
 from include.progress.judge import judge, limits_of
 from include.progress.ledger_facts import LedgerFacts
 from include.registry.models import CHALLENGER, CHAMPION, get_alias, list_versions
+from include.rollout.planning import plan_rollout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -227,5 +228,7 @@ def _rollout(answer: Mapping[str, Any] | None, *, spec: ModelSpec) -> RolloutFac
     for item in answer["counters"]:
         if item["version"] in num_requests:
             num_requests[item["version"]] += item["requests"]
-    needed = spec.rollout.min_requests_per_step if role == "canary" else spec.rollout.shadow_requests
+    share_pct = routes["canary_share_pct"] if role == "canary" else 0.0
+    plans = plan_rollout(spec.rollout, requests_per_s=None)
+    needed = next((plan.num_own for plan in plans if plan.share_pct == share_pct), 0)
     return RolloutFacts(version=routes[role], role=role, num_requests=min(num_requests.values()), num_needed=needed)

@@ -1,4 +1,8 @@
-"""Whether a challenger may take more traffic: a pure function of what was counted and of the spec."""
+"""Whether a challenger may take more traffic: a pure function of what was counted and of the spec.
+
+No clock, no I/O, no memory: the evidence is a function of counts that holds at any time (`include.rollout.evidence`),
+so a decision may be asked for after every request, by several processes, and after a crash.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.rollout.latency import quantile_ms
+from include.rollout.latency import NUM_BUCKETS
+from include.rollout.measures import Measure, disagreement, error_increase, error_limit, latency, loss
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from include.spec import RolloutSpec
 
 Stage = Literal["shadow", "canary"]
+
+_ROUNDING = 1e-6
 
 
 class Verdict(StrEnum):
@@ -24,6 +31,7 @@ class Verdict(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,35 @@ class Counters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelEvidence:
+    """How much worse a challenger's loss was than the champion's, on examples with labels that both scored.
+
+    Args:
+        version: The challenger.
+        champion: The champion.
+        num: Examples.
+        total: Sum of the differences of their losses, challenger less champion.
+        total_squares: Sum of the differences' squares.
+    """
+
+    version: str = ""
+    champion: str = ""
+    num: int = 0
+    total: float = 0.0
+    total_squares: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean difference; 0 without an example."""
+        return self.total / self.num if self.num else 0.0
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of a difference."""
+        return math.sqrt(max(0.0, self.total_squares / self.num - self.mean**2)) if self.num else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutState:
     """A model's routes, and what was counted under them.
 
@@ -60,6 +97,7 @@ class RolloutState:
         age_s: Seconds since then, or since the server started if that was later.
         counters: (version, role) -> counters; roles are champion, canary, shadow.
         loaded: Versions that are loaded and can score.
+        labels: What late labels say of the challenger; None: nothing yet.
     """
 
     champion: str | None = None
@@ -70,6 +108,7 @@ class RolloutState:
     age_s: float = 0.0
     counters: Mapping[tuple[str, str], Counters]
     loaded: frozenset[str] = frozenset()
+    labels: LabelEvidence | None = None
 
     def of(self, version: str | None, role: str) -> Counters:
         """Return the counters of a version in a role; zeros when it took no request."""
@@ -100,27 +139,49 @@ class Decision:
 
 
 def decide(
-    *, challenger: Counters, champion: Counters, rollout: RolloutSpec, min_requests: int, elapsed_s: float
+    *,
+    challenger: Counters,
+    champion: Counters,
+    rollout: RolloutSpec,
+    stage: Stage,
+    elapsed_s: float,
+    labels: LabelEvidence | None = None,
 ) -> Decision:
     """Compare a challenger with the champion under the same routes.
 
-    It passes only when both took `min_requests` and every measure is within its limit (a value at the limit is). It
-    fails as soon as its errors exceed what is allowed for `min_requests`, or, once there is enough evidence, when a
-    measure is above its limit. Without enough evidence it waits, and after `step_timeout_s` is inconclusive, unless the
-    spec says to hold the traffic where it is.
+    It passes when for each measure the evidence against "worse by the margin" reaches 1 / `missed_regression_prob`: a
+    version that is worse in one of them passes all of them with at most that probability. It fails when for one measure
+    that is not shown to be within its margin the evidence against "no worse" reaches the number of stages and measures
+    over `false_rollback_prob`, which so holds for the whole rollout. Counts that contradict themselves are an error.
+    With too little evidence it waits, and after `step_timeout_s` is inconclusive, unless the spec says to hold the
+    traffic where it is.
     """
-    needed = max(1, min_requests)
-    evidence = _evidence(challenger=challenger, champion=champion, needed=needed, elapsed_s=elapsed_s)
-    failed = _too_many_errors(challenger, rollout=rollout, needed=needed)
-    missing = _missing(challenger=challenger, champion=champion, needed=needed)
-    if not failed and not missing:
-        failed = _worse(challenger=challenger, champion=champion, rollout=rollout)
+    problems = [
+        f"{name}: {text}"
+        for name, of in (("challenger", challenger), ("champion", champion))
+        for text in problems_of(of)
+    ]
+    if problems:
+        return Decision(
+            verdict=Verdict.ERROR, reasons=tuple(problems), evidence=_evidence(challenger, champion, elapsed_s)
+        )
+    measures = measures_of(challenger=challenger, champion=champion, rollout=rollout, stage=stage, labels=labels)
+    fail_at, pass_at = thresholds(rollout, num_measures=len(measures))
+    evidence = _evidence(challenger, champion, elapsed_s) | {
+        "fail_at": round(fail_at, 3),
+        "pass_at": round(pass_at, 3),
+        "measures": {measure.name: measure.to_json() for measure in measures},
+    }
+    failed = [measure for measure in measures if measure.worse >= fail_at and measure.not_worse < pass_at]
+    open_ones = [measure for measure in measures if measure.not_worse < pass_at and measure.is_needed]
     if failed:
-        return Decision(verdict=Verdict.FAIL, reasons=tuple(failed), evidence=evidence)
-    if not missing:
-        return Decision(verdict=Verdict.PASS, reasons=("every measure is within its limit",), evidence=evidence)
+        reasons = tuple(f"{measure.name}: {measure.found}" for measure in failed)
+        return Decision(verdict=Verdict.FAIL, reasons=reasons, evidence=evidence)
+    if not open_ones:
+        return Decision(verdict=Verdict.PASS, reasons=("every measure is within its margin",), evidence=evidence)
+    missing = tuple(f"{m.name}: {m.found}, {_progress(m, pass_at):.0%} of the evidence for a pass" for m in open_ones)
     if elapsed_s < rollout.step_timeout_s or rollout.on_inconclusive == "hold":
-        return Decision(verdict=Verdict.KEEP_WAITING, reasons=tuple(missing), evidence=evidence)
+        return Decision(verdict=Verdict.KEEP_WAITING, reasons=missing, evidence=evidence)
     late = f"after {elapsed_s:.0f} s of {rollout.step_timeout_s:.0f} s"
     return Decision(verdict=Verdict.INCONCLUSIVE, reasons=tuple(f"{m} {late}" for m in missing), evidence=evidence)
 
@@ -140,47 +201,82 @@ def decide_stage(
         got = f"champion {state.champion}, canary {state.canary} at {state.canary_share_pct:g} %, shadow {state.shadow}"
         wanted = f"version {version} must be the {stage}" + (f" at {share_pct:g} %" if stage == "canary" else "")
         return Decision(verdict=Verdict.FAIL, reasons=(f"routes changed: {wanted}; got {got}",), evidence={})
+    known = state.labels
     return decide(
         challenger=state.of(version, stage),
         champion=state.of(state.champion, "champion"),
         rollout=rollout,
-        min_requests=rollout.shadow_requests if stage == "shadow" else rollout.min_requests_per_step,
+        stage=stage,
         elapsed_s=state.age_s,
+        labels=known if known and (known.version, known.champion) == (version, state.champion) else None,
     )
 
 
-def _too_many_errors(challenger: Counters, *, rollout: RolloutSpec, needed: int) -> list[str]:
-    requests = max(challenger.requests, needed)
-    if challenger.errors <= rollout.max_error_frac * requests:
+def thresholds(rollout: RolloutSpec, *, num_measures: int) -> tuple[float, float]:
+    """Return the evidence, as natural logarithms, at which one measure fails a stage and at which it passes.
+
+    The probability of a false roll-back is shared out to all stages and their measures (the union bound). That of a
+    miss is not: a version that is worse must pass the measure that it is worse in.
+    """
+    num_looks = rollout.num_stages * num_measures
+    return math.log(num_looks / rollout.false_rollback_prob), math.log(1 / rollout.missed_regression_prob)
+
+
+def measures_of(
+    *,
+    challenger: Counters,
+    champion: Counters,
+    rollout: RolloutSpec,
+    stage: Stage,
+    labels: LabelEvidence | None = None,
+) -> list[Measure]:
+    """Return what a stage is decided by."""
+    found = [
+        error_increase(challenger=challenger, champion=champion, margin=rollout.max_error_increase_frac),
+        error_limit(challenger=challenger, limit=rollout.max_error_frac),
+        latency(challenger=challenger, champion=champion, rollout=rollout),
+    ]
+    if stage == "shadow":
+        limit, margin = rollout.max_disagreement_frac, rollout.disagreement_margin_frac
+        found.append(disagreement(shadow=challenger, limit=limit, margin=margin))
+    if rollout.labels != "ignored":
+        is_needed = rollout.labels == "required"
+        found.append(loss(labels=labels or LabelEvidence(), margin=rollout.max_loss_increase, is_needed=is_needed))
+    return found
+
+
+def problems_of(counted: Counters) -> list[str]:
+    """Return in what way counts contradict themselves; empty: they do not."""
+    scored = counted.requests - counted.errors
+    problems = []
+    if counted.requests < 0 or counted.errors < 0 or scored < 0 or min(counted.latency_counts, default=0) < 0:
+        problems.append(f"{counted.errors} of {counted.requests} requests failed, which cannot be")
+    if len(counted.latency_counts) not in (0, NUM_BUCKETS):
+        problems.append(f"{len(counted.latency_counts)} latency buckets instead of {NUM_BUCKETS}")
+    elif sum(counted.latency_counts) != scored:
+        problems.append(f"{sum(counted.latency_counts)} latencies of {scored} scored requests")
+    if not 0 <= counted.num_disagreements <= counted.num_pairs + _ROUNDING or counted.num_pairs > scored:
+        problems.append(
+            f"{counted.num_disagreements:g} disagreements of {counted.num_pairs} pairs of {scored} requests"
+        )
+    return problems
+
+
+def runs_backwards(before: RolloutState, now: RolloutState) -> list[str]:
+    """Return which counts fell although the routes are the same: whoever counts lost some, and evidence with them."""
+    if before.revision != now.revision:
         return []
-    frac = challenger.errors / requests
-    return [f"error_frac {frac:.4g} > {rollout.max_error_frac:g} ({challenger.errors} of {requests} requests)"]
+    return [
+        f"version {version} as {role} had {old.requests} requests and now {now.of(version, role).requests}"
+        for (version, role), old in before.counters.items()
+        if now.of(version, role).requests < old.requests
+    ]
 
 
-def _missing(*, challenger: Counters, champion: Counters, needed: int) -> list[str]:
-    missing = []
-    for name, counters in (("challenger", challenger), ("champion", champion)):
-        if counters.requests < needed:
-            missing.append(f"{name} took {counters.requests} of {needed} requests")
-        elif not sum(counters.latency_counts):
-            missing.append(f"{name} has no prediction")
-    return missing
+def _progress(measure: Measure, pass_at: float) -> float:
+    return max(0.0, min(1.0, measure.not_worse / pass_at))
 
 
-def _worse(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) -> list[str]:
-    """Return the measures of a challenger with enough evidence that are above their limits."""
-    worse = []
-    latency_ms = quantile_ms(challenger.latency_counts, 0.95) or math.inf
-    yardstick_ms = quantile_ms(champion.latency_counts, 0.95) or math.inf
-    limit_ms = max(rollout.latency_floor_ms, rollout.max_latency_ratio * yardstick_ms)
-    if latency_ms > limit_ms:
-        worse.append(f"latency p95 {latency_ms:.3g} ms > {limit_ms:.3g} ms (champion {yardstick_ms:.3g} ms)")
-    differing = challenger.num_disagreements / max(1, challenger.num_pairs)
-    if not differing <= rollout.max_disagreement_frac:
-        worse.append(f"disagreement_frac {differing:.4g} > {rollout.max_disagreement_frac:g}")
-    return worse
-
-
-def _evidence(*, challenger: Counters, champion: Counters, needed: int, elapsed_s: float) -> dict[str, Any]:
+def _evidence(challenger: Counters, champion: Counters, elapsed_s: float) -> dict[str, Any]:
     counters = {name: asdict(counted) for name, counted in (("challenger", challenger), ("champion", champion))}
-    return {"min_requests": needed, "elapsed_s": round(elapsed_s, 3), "counters": counters}
+    return {"elapsed_s": round(elapsed_s, 3), "counters": counters}

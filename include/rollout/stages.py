@@ -99,7 +99,7 @@ class Rollout:
         state = self.target.read(model=self.model)
         if state.champion == version:
             return
-        if version not in (state.canary, state.shadow) and self.spec.rollout.shadow_requests:
+        if version not in (state.canary, state.shadow) and self.spec.rollout.has_shadow:
             raise self._withdrawn(version, state)
         self.target.set_share(model=self.model, version=version, share_pct=share_pct)
         evidence = {"share_pct": share_pct, "state": "started", "champion": state.champion}
@@ -132,7 +132,7 @@ class Rollout:
         """
         state = self.target.read(model=self.model)
         promoted = get_version(self.tracking_uri, model=self.model, version=version)
-        may_skip_canary = state.champion is None or not self.spec.rollout.steps_pct
+        may_skip_canary = state.champion is None or not self.spec.rollout.shares_pct
         if version not in (state.champion, state.canary) and not (may_skip_canary and version in state.loaded):
             raise self._withdrawn(version, state)
         golden = self._load(promoted)
@@ -247,7 +247,7 @@ class Rollout:
             left_over -= {deployment.version}  # the shadow that an earlier try of this task started goes on
         for version in left_over:
             self.target.withdraw(model=self.model, version=str(version))
-        if self.spec.rollout.shadow_requests:
+        if self.spec.rollout.has_shadow:
             self.target.set_shadow(model=self.model, version=deployment.version)
         evidence = {"champion": deployment.champion, "state": "started", "golden": deployment.golden, **trace}
         self._record("shadow", deployment.version, evidence, step="started")

@@ -27,6 +27,11 @@ _RENAMED: Mapping[int, Mapping[tuple[str, ...], str]] = {
 }
 """Version -> what the next one calls a key."""
 
+_REMOVED: Mapping[int, Mapping[tuple[str, ...], Mapping[str, str]]] = {
+    2: {("rollout", "shadow_requests"): {"0": "strategy: canary"}, ("rollout", "min_requests_per_step"): {}},
+}
+"""Version -> a key that the next one does not have, and what says the same as some of its values."""
+
 
 def migrate(text: str, *, path: Path) -> str:
     """Return the text of a model.yaml in the current version; the same text if it is current.
@@ -61,7 +66,7 @@ def _version(text: str, *, path: Path) -> int:
 
 def _step(text: str, *, version: int, path: Path) -> str:
     """Return the text in the next version."""
-    renamed = _RENAMED[version]
+    renamed = _RENAMED.get(version, {})
     edits: list[tuple[int, int, str]] = []
     places = dict(_places(yaml.compose(text, Loader=yaml.SafeLoader)))
     for place, name in renamed.items():
@@ -74,11 +79,30 @@ def _step(text: str, *, version: int, path: Path) -> str:
             )
         key, _ = places[place]
         edits.append((key.start_mark.index, key.end_mark.index, name))
+    for place, same in _REMOVED.get(version, {}).items():
+        if place in places:
+            key, value = places[place]
+            start, end = key.start_mark.index, value.end_mark.index
+            said = same.get(text[value.start_mark.index : end], "")
+            edits.append((start, end, said) if said else (*_whole(text, start, end), ""))
     _, value = places[_VERSION]
     edits.append((value.start_mark.index, value.end_mark.index, str(version + 1)))
     for start, end, new in sorted(edits, reverse=True):
         text = f"{text[:start]}{new}{text[end:]}"
     return text
+
+
+def _whole(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span of a pair with all that would be left over: its line and comment, or its comma."""
+    line_start, line_end = text.rfind("\n", 0, start) + 1, text.find("\n", end) + 1 or len(text)
+    after = text[end:line_end].strip()
+    if not text[line_start:start].strip() and (not after or after.startswith("#")):
+        return line_start, line_end
+    if after.startswith(","):
+        behind = text.index(",", end) + 1
+        return start, behind + len(text[behind:]) - len(text[behind:].lstrip(" "))
+    before = text[:start].rstrip(" ")
+    return (len(before) - 1, end) if before.endswith(",") else (start, end)
 
 
 def _places(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], tuple[Any, Any]]]:

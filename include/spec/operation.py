@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from include.spec.fields import Frac, Frozen
+
+Prob = Annotated[float, Field(gt=0, le=0.5)]
+Margin = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RolloutSpec(Frozen):
@@ -21,17 +24,29 @@ class RolloutSpec(Frozen):
         "them (canary), or both, one after the other.",
     )
     approval: bool = Field(default=False, description="Whether a person must approve before any traffic.")
-    shadow_requests: int = Field(default=50, ge=0, description="Mirrored requests before the canary; 0: no shadow.")
     steps_pct: tuple[float, ...] = Field(
         default=(10.0, 50.0), strict=False, description="Canary's share of the requests in per cent, rising."
     )
-    min_requests_per_step: int = Field(default=50, gt=0, description="Canary requests needed for a verdict.")
-    step_timeout_s: float = Field(default=900, gt=0, description="Seconds after which a step is inconclusive.")
+    step_timeout_s: float = Field(default=900, gt=0, description="Seconds after which a stage is inconclusive.")
     poll_interval_s: float = Field(default=5, gt=0, description="Seconds between two looks at the counters.")
-    max_error_frac: Frac = Field(default=0.01, description="Share of requests that the canary may fail to score.")
-    max_latency_ratio: float = Field(default=2.0, gt=0, description="Canary p95 / champion p95.")
+    false_rollback_prob: Prob = Field(
+        default=0.05, description="Most probability that a version that is no worse fails, over all stages together."
+    )
+    missed_regression_prob: Prob = Field(
+        default=0.05, description="Most probability that a version that is worse by a margin below passes."
+    )
+    max_error_increase_frac: Margin = Field(
+        default=0.02, description="Margin of the share of requests that it fails to score, above the champion's."
+    )
+    max_error_frac: Margin = Field(
+        default=0.1, description="Share of failed requests above which it fails whatever the champion does."
+    )
+    latency_quantile: float = Field(
+        default=0.95, ge=0.5, le=0.999, description="Quantile of the latency that is compared."
+    )
+    max_latency_ratio: float = Field(default=2.0, ge=1, description="Its latency quantile / the champion's.")
     latency_floor_ms: float = Field(
-        default=10, ge=0, description="Milliseconds; a canary p95 up to here is never too slow."
+        default=10, ge=0, description="Milliseconds; a latency quantile up to here is never too slow."
     )
     agreement_tolerance: float = Field(
         default=0.2,
@@ -41,7 +56,21 @@ class RolloutSpec(Frozen):
         "unit.",
     )
     max_disagreement_frac: Frac = Field(
-        default=0.3, description="Share of the rows on which a shadow may disagree with the champion."
+        default=0.2, description="Share of the rows on which a shadow may disagree with the champion."
+    )
+    disagreement_margin_frac: Margin = Field(
+        default=0.1, description="A shadow that disagrees on this much more is a regression."
+    )
+    labels: Literal["used", "required", "ignored"] = Field(
+        default="used",
+        description="Late labels of what both versions scored: they can fail it when they come (used), it cannot pass "
+        "without them (required), or neither.",
+    )
+    max_loss_increase: float = Field(
+        default=0.01,
+        gt=0,
+        description="Margin of the loss on late labels, in the unit of the loss (nats for classification). A "
+        "regression must give it.",
     )
     on_inconclusive: Literal["roll_back", "hold"] = Field(
         default="roll_back", description="What too little evidence in time does; hold: the traffic stays as it is."
@@ -53,6 +82,27 @@ class RolloutSpec(Frozen):
         if not inside or list(self.steps_pct) != sorted(set(self.steps_pct)):
             raise ValueError(f"steps_pct must rise strictly within 0 to 100, ends excluded; got {list(self.steps_pct)}")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_stage(self) -> RolloutSpec:
+        if self.strategy == "canary" and not self.steps_pct:
+            raise ValueError("steps_pct must name a share for strategy canary; got none")
+        return self
+
+    @property
+    def shares_pct(self) -> tuple[float, ...]:
+        """Shares of the canary's steps; none when a shadow is all."""
+        return () if self.strategy == "shadow" else self.steps_pct
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether a challenger scores copies first."""
+        return self.strategy != "canary"
+
+    @property
+    def num_stages(self) -> int:
+        """Shadow and steps of the canary."""
+        return self.has_shadow + len(self.shares_pct)
 
 
 class DriftSpec(Frozen):

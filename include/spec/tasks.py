@@ -46,6 +46,7 @@ RULES: dict[TaskName, TaskRules] = {
             "compression.agreement_tolerance",
             "compression.max_loss_increase",
             "rollout.agreement_tolerance",
+            "rollout.max_loss_increase",
             "retraining.min_loss_increase",
             "retraining.min_expected_gain",
         ),

@@ -92,13 +92,15 @@ def test_a_server_that_restarts_is_no_verdict(dags: dict[str, DAG], error: type[
 
 
 def test_the_spec_decides_which_stages_exist() -> None:
-    dag = deploy_with(shadow_requests=0, steps_pct=(0.5,), approval=True)
+    dag = deploy_with(strategy="canary", steps_pct=(0.5,), approval=True)
     assert [task.task_id for task in dag.topological_sort()][:4] == ["approve", "deploy", "shift_0_5", "settled_0_5"]
     approve = dag.get_task("approve")
     assert (approve.fail_on_reject, approve.retries, approve.execution_timeout) == (True, 0, None)
     assert "approve" in dag.get_task("roll_back").upstream_task_ids  # a rejection rolls back and closes too
     assert "responded_by_user" in dag.get_task("promote").approved_by
-    assert deploy_with(shadow_requests=0, steps_pct=()).get_task("promote").upstream_task_ids == {"deploy"}
+    shadow = deploy_with(strategy="shadow")
+    assert shadow.get_task("promote").upstream_task_ids == {"deploy", "shadow_settled"}
+    assert not [task.task_id for task in shadow.tasks if task.task_id.startswith("shift_")]
 
 
 def test_a_stage_may_take_as_long_as_the_spec_says() -> None:

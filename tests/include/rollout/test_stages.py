@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 SPEC = load_spec("flight_delays")
 QUICK = SPEC.model_copy(
-    update={"rollout": SPEC.rollout.model_copy(update={"shadow_requests": 3, "min_requests_per_step": 3})}
+    update={
+        "rollout": SPEC.rollout.model_copy(
+            update={
+                "max_error_increase_frac": 0.9,
+                "latency_quantile": 0.5,
+                "max_disagreement_frac": 0.5,
+                "disagreement_margin_frac": 0.4,
+            }
+        )
+    }
 )
 PASSED = Decision(verdict=Verdict.PASS, reasons=("good",), evidence={})
 
@@ -107,12 +116,12 @@ def test_a_challenger_goes_through_shadow_and_canary(stages: Stages) -> None:
     rollout = stages.of()
     assert rollout.deploy(None).has_rivals
     assert (world.state.champion, world.state.shadow) == (first, second)
-    world.send(3)
-    world.wait_for(second, "shadow", 3)
+    world.send(20)
+    world.wait_for(second, "shadow", 20)
     decision = decide_stage(world.state, version=second, stage="shadow", share_pct=0, rollout=QUICK.rollout)
     rollout.settle(second, decision, stage="shadow", share_pct=0)
     rollout.shift(second, share_pct=50)
-    assert world.send(20) == {first, second}
+    assert world.send(60) == {first, second}
     decision = decide_stage(world.state, version=second, stage="canary", share_pct=50, rollout=QUICK.rollout)
     rollout.settle(second, decision, stage="canary", share_pct=50)
     entry = rollout.promote(second)

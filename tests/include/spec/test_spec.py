@@ -50,9 +50,9 @@ def test_the_shipped_specs_can_be_read() -> None:
         ("file: weather.csv", "fil: weather.csv", "source.tables.weather.fil: unknown key; .*Did you mean 'file'"),
         ("seed: #", "seed: '2013'", "training.seed: Input should be a valid integer; got '2013'"),
         (
-            "shadow_requests: 60",
-            "shadow_requests: -1",
-            "rollout.shadow_requests: .*greater than or equal to 0; got '-1'",
+            "latency_quantile: 0.9",
+            "latency_quantile: 1.0",
+            "rollout.latency_quantile: .*less than or equal to 0.999; got '1.0'",
         ),
         ("steps_pct: [#, #]", "steps_pct: [50, 10]", r"steps_pct must rise strictly .*got \[50.0, 10.0\]"),
         ("steps_pct: [#, #]", "steps_pct: [10, 100]", "steps_pct must rise strictly within 0 to 100"),
