@@ -7,6 +7,7 @@
     │   └── SchemaError         the upstream system delivers other columns, types or bytes
     ├── DataQualityError        look at the quarantine and the Data Docs, then land the partition again
     ├── CorruptArtifactError    restore or rebuild the artifact; its digest does not match
+    │   └── UnsignedError       sign the artifact, if it is what it should be
     ├── GateError               a measured value is worse than the spec allows; the model stays out
     ├── InconclusiveError       not enough evidence; gather more or decide by hand
     ├── NotFoundError           the thing named does not exist
@@ -46,6 +47,10 @@ class DataQualityError(TradewindError):
 
 class CorruptArtifactError(TradewindError):
     """Bytes that do not match their recorded digest or cannot be parsed."""
+
+
+class UnsignedError(CorruptArtifactError):
+    """An artifact for which nobody vouches who is trusted."""
 
 
 class GateError(TradewindError):

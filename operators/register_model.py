@@ -26,7 +26,7 @@ class RegisterModelOperator(BaseOperator):
         package: What `CompressModelOperator` returned.
         force: Whether a version may be older than the champion; text `True` or `False`.
         lake_conn_id: Connection of the lake.
-        mlflow_conn_id: Connection of MLflow.
+        mlflow_conn_id: Connection of MLflow; its extra names the key that signs the package.
 
     Returns:
         `model`, `version`, `uri` of its package, `digest`, `job_key`, `run_id`, `window`: also the event's extra.
@@ -64,14 +64,17 @@ class RegisterModelOperator(BaseOperator):
         from include.registry.register import register, require_newer
 
         storage = LakeHook(self.lake_conn_id).get_conn()
-        tracking_uri = MlflowHook(self.mlflow_conn_id).get_conn()
+        mlflow = MlflowHook(self.mlflow_conn_id)
+        tracking_uri = mlflow.get_conn()
         package = read_package(self.package["package_uri"], storage=storage)
         champion = get_alias(tracking_uri, model=self.model, alias=CHAMPION)
         if champion and champion.tags.get("job_key") == package.created_by_job:
             raise AirflowSkipException(f"version {champion.version} of {self.model!r} is the champion already")
         require_newer(package, champion=champion, force=str(self.force) == "True")
         links = {"dag_id": self.dag_id, "dag_run_id": str(context.get("run_id", "by-hand"))}
-        version = register(tracking_uri, package=package, links=links, storage=storage)
+        version = register(
+            tracking_uri, package=package, links=links, storage=storage, signer=mlflow.get_signer()
+        )
         registered = {
             "model": self.model,
             "version": version.version,

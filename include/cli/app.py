@@ -27,6 +27,7 @@ from include.cli.reconcile import reconcile
 from include.cli.replay import replay
 from include.cli.restore import restore
 from include.cli.run import run
+from include.cli.sign import sign
 from include.cli.status import status
 from include.cli.token import token
 
@@ -84,4 +85,5 @@ app.add_typer(ledger, name="ledger", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_KEEP)(backup)
 app.command(rich_help_panel=_KEEP)(restore)
 app.command(rich_help_panel=_KEEP)(migrate)
+app.command(rich_help_panel=_KEEP)(sign)
 app.add_typer(token, name="token", rich_help_panel=_KEEP)

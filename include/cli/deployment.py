@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from include.errors import SetupError
+from include.errors import BadInputError, SetupError
 from include.runtime.home import DEFAULT_HOME, Home
 from include.runtime.secrets import load_secrets
 from include.runtime.services import Deployment, Ports
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from include.progress.read import Sources
+    from include.registry.models import ModelVersion
 
 
 def find_deployment(root: Path) -> Deployment:
@@ -36,6 +37,31 @@ def recorded_ports(home: Home) -> Ports:
     """Return the ports that a deployment was started with last, or the default ones."""
     recorded = home.root / "ports.json"
     return Ports(**json.loads(recorded.read_text())) if recorded.exists() else Ports()
+
+
+def find_version(named: str, *, tracking_uri: str) -> ModelVersion:
+    """Return the registered version that MODEL@VERSION names; instead of a number also an alias.
+
+    Raises:
+        BadInputError: It names none.
+        NotFoundError: There is no such version.
+    """
+    from include.registry.models import get_alias, get_version
+
+    model, _, asked = named.rpartition("@")
+    if not model or not asked:
+        raise BadInputError(
+            f"a version must be named MODEL@VERSION, such as flight_delays@3 or flight_delays@champion; got "
+            f"{named!r}. Nothing was done. Name one."
+        )
+    if asked.isdigit():
+        return get_version(tracking_uri, model=model, version=asked)
+    by_alias = get_alias(tracking_uri, model=model, alias=asked)
+    if by_alias is None:
+        raise BadInputError(
+            f"{model!r} must have a version with the alias {asked!r}; got none. Nothing was done. Name a number."
+        )
+    return by_alias
 
 
 def sources_of(deployment: Deployment) -> Sources:

@@ -47,4 +47,14 @@ ModelsArgument = Annotated[
 ]
 """Use with `= None`, and `chosen_models`."""
 
-__all__ = ["DEFAULT_HOME", "HomeOption", "JsonOption", "ModelArgument", "ModelOption", "ModelsArgument"]
+VersionArgument = Annotated[str, typer.Argument(help="MODEL@VERSION; instead of a number also champion or challenger.")]
+
+__all__ = [
+    "DEFAULT_HOME",
+    "HomeOption",
+    "JsonOption",
+    "ModelArgument",
+    "ModelOption",
+    "ModelsArgument",
+    "VersionArgument",
+]

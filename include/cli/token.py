@@ -15,7 +15,7 @@ def about() -> None:
 def rotate(*, home: HomeOption = DEFAULT_HOME) -> None:
     """Replace the admin token; the old one stops working at once.
 
-    Server, tasks, triggers and commands read its file at each use: nothing is started again, and nothing fails meanwhile.
+    Server, tasks and commands read its file at each use: nothing is started again, and nothing fails meanwhile.
     """
     from include.errors import ServiceError
     from include.runtime.secrets import rotate_token

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+SIGNATURE = "signature"
+"""Tag of a version: who vouches for its package (`include.registry.signing`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class ModelVersion:
         version: Its number, as text.
         source: Folder of its package: a path, or `s3://bucket/prefix`.
         run_id: MLflow run that made it.
-        tags: window_start, window_end, job_key, commit, dag_id, dag_run_id, digest, snapshot.
+        tags: window_start, window_end, job_key, commit, dag_id, dag_run_id, digest, signature, snapshot.
         created_at_ms: When it was registered, milliseconds since 1970.
     """
 
@@ -69,6 +71,16 @@ def set_alias(tracking_uri: str, *, model: str, alias: str, version: str) -> Non
         ServiceError: MLflow does not answer.
     """
     post(tracking_uri, "registered-models/alias", {"name": model, "alias": alias, "version": version})
+
+
+def set_tag(tracking_uri: str, *, model: str, version: str, key: str, value: str) -> None:
+    """Give a version a tag, in place of one of the same key.
+
+    Raises:
+        NotFoundError: There is no such version.
+        ServiceError: MLflow does not answer.
+    """
+    post(tracking_uri, "model-versions/set-tag", {"name": model, "version": version, "key": key, "value": value})
 
 
 def delete_alias(tracking_uri: str, *, model: str, alias: str) -> None:

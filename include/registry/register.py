@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from include.errors import PartitionError
-from include.registry.models import CHALLENGER, ModelVersion, find_version, register_version, set_alias
-from include.registry.package import LOCK, METRICS, Package, write_package
+from include.errors import CorruptArtifactError, NotFoundError, PartitionError
+from include.registry.models import (
+    CHALLENGER,
+    SIGNATURE,
+    ModelVersion,
+    find_version,
+    list_versions,
+    register_version,
+    set_alias,
+    set_tag,
+)
+from include.registry.package import LOCK, METRICS, Package, read_package, write_package
 from include.registry.runs import Point, ensure_run, finish, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from include.lake.storage import Storage
+    from include.registry.signing import Signer
 
 
 def require_newer(package: Package, *, champion: ModelVersion | None, force: bool) -> None:
@@ -30,7 +40,9 @@ def require_newer(package: Package, *, champion: ModelVersion | None, force: boo
         )
 
 
-def register(tracking_uri: str, *, package: Package, links: Mapping[str, str], storage: Storage) -> ModelVersion:
+def register(
+    tracking_uri: str, *, package: Package, links: Mapping[str, str], storage: Storage, signer: Signer | None = None
+) -> ModelVersion:
     """Register a package's version and make it the challenger.
 
     A local package is copied into the run's artifacts, the only place from which MLflow accepts one.
@@ -40,15 +52,48 @@ def register(tracking_uri: str, *, package: Package, links: Mapping[str, str], s
         package: What to register.
         links: Tags that lead back: dag_id, dag_run_id.
         storage: Credentials, if the run's artifacts are in an object store.
+        signer: Who vouches for the package; None: nobody, and no server that wants a signature will load it.
 
     Raises:
         ServiceError: MLflow does not answer; a retry continues.
     """
+    signature = {SIGNATURE: signer.sign(model=package.model, digest=package.digest)} if signer else {}
     version = find_version(tracking_uri, model=package.model, job_key=package.created_by_job)
     if version is None:
-        version = _create(tracking_uri, package=package, links=links, storage=storage)
+        version = _create(tracking_uri, package=package, links={**links, **signature}, storage=storage)
     set_alias(tracking_uri, model=package.model, alias=CHALLENGER, version=version.version)
     return version
+
+
+def sign(tracking_uri: str, *, version: ModelVersion, signer: Signer, storage: Storage) -> None:
+    """Sign a registered version, if its package is the one that was registered.
+
+    Raises:
+        NotFoundError: Its package is gone.
+        CorruptArtifactError: Its package is another one, or damaged.
+    """
+    package = read_package(version.source, storage=storage)
+    if (package.model, package.digest) != (version.name, version.tags.get("digest")):
+        raise CorruptArtifactError(
+            f"package of {version.name!r} v{version.version} must have its registered digest "
+            f"{version.tags.get('digest', 'none')[:16]}; got {package.digest[:16]} of {package.model!r}. It was not "
+            "signed. Restore the package."
+        )
+    signature = signer.sign(model=package.model, digest=package.digest)
+    set_tag(tracking_uri, model=version.name, version=version.version, key=SIGNATURE, value=signature)
+
+
+def sign_unsigned(tracking_uri: str, *, model: str, signer: Signer, storage: Storage) -> Iterator[str]:
+    """Sign each version of a model that has no signature, and yield what was done about it."""
+    for version in list_versions(tracking_uri, model=model):
+        if SIGNATURE in version.tags:
+            continue
+        try:
+            sign(tracking_uri, version=version, signer=signer, storage=storage)
+        except (NotFoundError, CorruptArtifactError) as error:
+            yield f"{model} v{version.version} stays unsigned: {error}"
+        else:
+            yield f"signed {model} v{version.version}"
 
 
 def _create(tracking_uri: str, *, package: Package, links: Mapping[str, str], storage: Storage) -> ModelVersion:

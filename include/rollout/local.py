@@ -28,7 +28,13 @@ class LocalTarget:
 
     def deploy(self, artifact: Artifact) -> None:
         """Load a version; loading it twice is one load."""
-        self.client.load(model=artifact.model, version=artifact.version, uri=artifact.uri, digest=artifact.digest)
+        self.client.load(
+            model=artifact.model,
+            version=artifact.version,
+            uri=artifact.uri,
+            digest=artifact.digest,
+            signature=artifact.signature,
+        )
 
     def check(self, *, model: str, version: str) -> GoldenResult:
         """Score the golden rows of a loaded version."""

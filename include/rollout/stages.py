@@ -229,7 +229,11 @@ class Rollout:
 
     def _load(self, version: ModelVersion) -> dict[str, Any]:
         artifact = Artifact(
-            model=self.model, version=version.version, uri=version.source, digest=version.tags.get("digest", "")
+            model=self.model,
+            version=version.version,
+            uri=version.source,
+            digest=version.tags.get("digest", ""),
+            signature=version.tags.get("signature", ""),
         )
         self.target.deploy(artifact)
         golden = self.target.check(model=self.model, version=version.version)

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A registered version and the package that it consists of."""
+    """A registered version, the package that it consists of, and who vouches for that."""
 
     model: str
     version: str
     uri: str
     digest: str
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from include.errors import SetupError
 from include.lake.storage import Storage
-from include.runtime.secrets import TOKEN_FILE
+from include.registry.signing import Signer
+from include.runtime.secrets import SIGNING_KEY, TOKEN_FILE, TRUSTED_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,16 @@ class Home:
     def model_server_token(self) -> Path:
         """File with the admin token of the model server."""
         return self.secrets / TOKEN_FILE
+
+    @property
+    def signer(self) -> Signer:
+        """What signs packages when they are registered."""
+        return Signer(key_file=self.secrets / SIGNING_KEY)
+
+    @property
+    def trusted_keys(self) -> Path:
+        """File with the public keys whose signatures the model server takes."""
+        return self.secrets / TRUSTED_KEYS
 
     @property
     def logs(self) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from include.errors import SetupError
+from include.registry import signing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,8 @@ class Secrets:
 
 TOKEN_FILE = "model_server_token"  # noqa: S105 - a name
 """The model server's admin token is in a file of its own, so that replacing it rotates it."""
+SIGNING_KEY = "signing_key.pem"
+TRUSTED_KEYS = "trusted_keys.pem"
 _ADDED = ("reconciler_password",)
 """Secrets that a deployment of an older release lacks; they are made when it is opened first."""
 
@@ -70,7 +73,20 @@ def load_secrets(folder: Path) -> Secrets:
     if not token.exists():
         write_private(token, _token())
     token.chmod(0o600)
+    _make_keys(folder)
     return found
+
+
+def _make_keys(folder: Path) -> None:
+    """Make the pair that signs packages and checks their signatures, unless it is there."""
+    private, public = folder / SIGNING_KEY, folder / TRUSTED_KEYS
+    if not private.exists():
+        write_private(private, signing.new_private_key())
+        public.unlink(missing_ok=True)
+    if not public.exists():
+        write_private(public, signing.public_key_of(private.read_text()))
+    for key in (private, public):
+        key.chmod(0o600)
 
 
 def rotate_token(folder: Path) -> None:

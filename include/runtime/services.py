@@ -154,7 +154,12 @@ class Deployment:
         connections: dict[str, dict[str, object]] = {
             "tradewind_lake": {"conn_type": "fs", "extra": {"path": self.home.storage.root}},
             "tradewind_ledger": {"conn_type": "sqlite", "host": str(self.home.ledger)},
-            "mlflow_default": {"conn_type": "http", "host": LOOPBACK, "port": self.ports.mlflow},
+            "mlflow_default": {
+                "conn_type": "http",
+                "host": LOOPBACK,
+                "port": self.ports.mlflow,
+                "extra": {"signing_key_file": str(self.home.signer.key_file)},
+            },
             "model_server_default": {
                 "conn_type": "http",
                 "host": LOOPBACK,
@@ -231,10 +236,11 @@ class Deployment:
     def _model_server(self) -> Service:
         home = self.home
         files = ("--state", str(home.serving), "--storage", home.storage.root)
-        token = ("--token-file", str(home.model_server_token))
+        trusted = ("--token-file", str(home.model_server_token), "--trusted-key-file", str(home.trusted_keys))
+        port = ("--port", str(self.ports.model_server))
         return Service(
             name="model-server",
-            command=(sys.executable, "-m", "include.serving", "--port", str(self.ports.model_server), *files, *token),
+            command=(sys.executable, "-m", "include.serving", *port, *files, *trusted),
             env=_base_env() | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
             check=Answers(url=f"{self.model_server_url}/v2/health/live"),
             niceness=5,

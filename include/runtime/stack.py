@@ -126,6 +126,7 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
             prepare(deployment, say=say)
             _start_supervisor(home)
         _wait_until_ready(deployment, say=say)
+        _sign_earlier_versions(deployment, say=say)
         say("unpausing Dags")
         api = AirflowApi(
             base_url=deployment.airflow_url, password=deployment.secrets.admin_password, outage_s=READY_TIMEOUT_S
@@ -143,6 +144,21 @@ def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collectio
         if not running.keys() - {processes.DATABASE}:  # a deployment that ran already runs on, and is tried for further
             _stop(home, say=say)
         raise
+
+
+def _sign_earlier_versions(deployment: Deployment, *, say: Callable[[str], None]) -> None:
+    """Sign, once, what was registered by a release that signed nothing; each package is verified by its digest."""
+    from include.lake.connection import current_storage
+    from include.registry.register import sign_unsigned
+
+    stamp = deployment.home.root / "earlier-versions-signed"
+    if stamp.exists():
+        return
+    storage = current_storage(deployment.home.storage)
+    for name in model_names():
+        for text in sign_unsigned(deployment.mlflow_url, model=name, signer=deployment.home.signer, storage=storage):
+            say(text)
+    stamp.touch()
 
 
 def _expected_dags(models: Collection[str] | None) -> list[str]:

@@ -14,12 +14,14 @@ from aiohttp import web
 
 from include.errors import SetupError, TradewindError
 from include.lake.storage import Storage
+from include.registry.signing import Trust
 from include.serving.app import make_app
 from include.serving.appointed import appoint
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
 from include.serving.limits import Admission
+from include.serving.log_files import SegmentProcess
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
@@ -73,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--champion", action="append", default=[], help="JSON: model, version, uri and digest of one that serves alone"
     )
+    parser.add_argument(
+        "--trusted-key-file", type=Path, help="PEM file of public keys; without it no package needs a signature"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads that score")
     parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
@@ -80,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pending", type=int, default=1024, help="most requests that wait or are scored at a time")
     parser.add_argument(
         "--log-interval-s", type=float, default=2.0, help="most seconds a prediction waits for its file"
+    )
+    parser.add_argument(
+        "--max-journal-mib",
+        type=int,
+        default=1024,
+        help="most predictions that wait for their files; then a sample is kept",
     )
     limits = SandboxLimits()
     parser.add_argument(
@@ -100,7 +111,12 @@ def _app(options: argparse.Namespace) -> web.Application:
     router.restore()
     appoint(router, options.champion)
     journal = _journal(options.state / "journal", router=router)
-    log = PredictionLog(journal=journal, folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
+    log = PredictionLog(
+        journal=journal,
+        turner=SegmentProcess(storage_root=storage.root),
+        max_journal_bytes=options.max_journal_mib << 20,
+        flush_interval_s=options.log_interval_s,
+    )
     engine = Engine(
         router=router,
         lookup=FeatureLookup(storage=storage),
@@ -114,8 +130,17 @@ def _app(options: argparse.Namespace) -> web.Application:
         engine=engine,
         admin_token=_token(options.token_file),
         max_body_bytes=options.max_body_bytes,
+        trust=_trust(options.trusted_key_file),
         admission=Admission(max_per_s=options.max_requests_per_s, max_pending=options.max_pending),
     )
+
+
+def _trust(path: Path | None) -> Trust | None:
+    if path is None:
+        return None
+    trust = Trust(keys_file=path)
+    trust.require_keys()
+    return trust
 
 
 def _positive(text: str) -> float:

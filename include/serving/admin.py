@@ -2,7 +2,7 @@
 
 GET    /v2/router                                           every model's state
 GET    /v2/router/{model}                                   one model's state: routes, versions, counters
-PUT    /v2/router/{model}/versions/{version}                load {"uri", "digest"}
+PUT    /v2/router/{model}/versions/{version}                load {"uri", "digest", "signature"}
 DELETE /v2/router/{model}/versions/{version}                unload
 POST   /v2/router/{model}/versions/{version}/golden         score the package's golden rows
 PUT    /v2/router/{model}/routes                            {"champion", "canary", "canary_share_pct", "shadow"}
@@ -23,10 +23,11 @@ from include.errors import BadInputError, NotFoundError, ServiceError
 from include.serving.router import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from aiohttp.typedefs import Handler
 
+    from include.registry.signing import Trust
     from include.serving.engine import Engine
     from include.serving.token import AdminToken
 
@@ -36,9 +37,12 @@ PREFIX = "/v2/router"
 Body = TypeVar("Body")
 
 
-class _Load(msgspec.Struct, forbid_unknown_fields=True):
+class Load(msgspec.Struct, forbid_unknown_fields=True):
+    """A version's package, and who vouches for it."""
+
     uri: str
     digest: str
+    signature: str = ""
 
 
 class _SetRoutes(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,10 +53,14 @@ class _SetRoutes(msgspec.Struct, forbid_unknown_fields=True):
     if_revision: int | None = None
 
 
-def admin_routes(engine: Engine, *, token: AdminToken | None) -> list[web.RouteDef]:
-    """Return the admin calls of an engine, each for holders of the token only; without a token, for nobody."""
-    admin = _Admin(engine)
-    calls = [
+def guarded(calls: Sequence[web.RouteDef], *, token: AdminToken | None) -> list[web.RouteDef]:
+    """Return calls for holders of the token only; without a token, for nobody."""
+    return [web.route(call.method, call.path, _guarded(call.handler, token)) for call in calls]
+
+
+def admin_routes(admin: Admin) -> list[web.RouteDef]:
+    """Return the admin calls; the caller guards them."""
+    return [
         web.get(PREFIX, admin.all_states),
         web.post(f"{PREFIX}/flush", admin.flush),
         web.get(f"{PREFIX}/{{model}}", admin.one_state),
@@ -61,7 +69,6 @@ def admin_routes(engine: Engine, *, token: AdminToken | None) -> list[web.RouteD
         web.post(f"{PREFIX}/{{model}}/versions/{{version}}/golden", admin.golden),
         web.put(f"{PREFIX}/{{model}}/routes", admin.set_routes),
     ]
-    return [web.route(call.method, call.path, _guarded(call.handler, token)) for call in calls]
 
 
 def _guarded(handler: Any, token: AdminToken | None) -> Handler:
@@ -78,64 +85,96 @@ def _guarded(handler: Any, token: AdminToken | None) -> Handler:
     return guarded
 
 
-class _Admin:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+class Admin:
+    """The calls, and what they share with those of the model repository."""
+
+    def __init__(self, engine: Engine, trust: Trust | None) -> None:
+        self.engine = engine
+        self._trust = trust
         self._changing = asyncio.Lock()
         self._trying_out = asyncio.Lock()
 
     async def all_states(self, _request: web.Request) -> web.Response:
-        models = {model: self._state(model) for model in self._engine.router.states}
-        return web.json_response({"models": models, "log": self._engine.log.counters()})
+        """Answer what is known of every model."""
+        models = {model: self.state(model) for model in self.engine.router.states}
+        return web.json_response({"models": models, "log": self.engine.log.counters()})
 
     async def one_state(self, request: web.Request) -> web.Response:
-        return web.json_response(self._state(request.match_info["model"]))
+        """Answer what is known of one model."""
+        return web.json_response(self.state(request.match_info["model"]))
 
     async def flush(self, _request: web.Request) -> web.Response:
-        if not await self._run(self._engine.log.flush):
-            num_rows = self._engine.log.counters()["pending_rows"]
+        """Write the prediction log."""
+        if not await self._run(self.engine.log.flush):
+            num_rows = self.engine.log.counters()["pending_rows"]
             raise ServiceError(
                 f"the prediction log must be in files within 60 s; got {num_rows} rows that wait in the journal. None "
                 "is lost; the server's log says why. Retry."
             )
-        return web.json_response(self._engine.log.counters())
+        return web.json_response(self.engine.log.counters())
 
     async def load(self, request: web.Request) -> web.Response:
+        """Load a version."""
         model, version = request.match_info["model"], request.match_info["version"]
-        body = await _read(request, _Load)
-        package = {"uri": body.uri, "digest": body.digest}
+        await self.load_version(model, version, await read(request, Load))
+        return web.json_response(self.state(model))
+
+    async def load_version(self, model: str, version: str, wanted: Load) -> None:
+        """Load a version that somebody vouches for, unless it is loaded already; it takes no traffic yet.
+
+        Raises:
+            UnsignedError: Nobody does who is trusted.
+            BadInputError: It is routed with another package, or its inputs are not the champion's.
+            CorruptArtifactError: Its package does not match the digest, or cannot be loaded.
+        """
+        if self._trust is not None:
+            self._trust.require(model=model, digest=wanted.digest, signature=wanted.signature)
+        package = {"uri": wanted.uri, "digest": wanted.digest}
         # Changes do not wait for this: a version that hangs must not keep another one from going back.
         async with self._trying_out:
-            await self._run(self._engine.try_out, model=model, version=version, **package)
+            await self._run(self.engine.try_out, model=model, version=version, **package)
         async with self._change():
-            known = self._engine.router.state(model).versions.get(version)
-            is_loaded = model in self._engine.models and version in self._engine.models[model].versions
+            known = self.engine.router.state(model).versions.get(version)
+            is_loaded = model in self.engine.models and version in self.engine.models[model].versions
             if known != package or not is_loaded:
                 self._require_unrouted(model, version, is_same=known == package)
-                loaded = await self._run(self._engine.load, model=model, version=version, **package)
-                self._engine.require_champions_inputs(loaded)
-                self._engine.router.set_version(model, version, package)
-                self._engine.add(loaded)
-        return web.json_response(self._state(model))
+                loaded = await self._run(self.engine.load, model=model, version=version, **package)
+                self.engine.require_champions_inputs(loaded)
+                self.engine.router.set_version(model, version, package)
+                self.engine.add(loaded)
 
     async def unload(self, request: web.Request) -> web.Response:
+        """Unload a version."""
         model, version = request.match_info["model"], request.match_info["version"]
+        await self.unload_versions(model, [version])
+        return web.json_response(self.state(model))
+
+    async def unload_versions(self, model: str, versions: Sequence[str]) -> None:
+        """Unload some versions, or none of them.
+
+        Raises:
+            BadInputError: One is routed.
+        """
         async with self._change():
-            self._engine.drop(model, version)
-        return web.json_response(self._state(model))
+            for version in versions:
+                self.engine.require_unrouted(model, version)
+            for version in versions:
+                self.engine.drop(model, version)
 
     async def golden(self, request: web.Request) -> web.Response:
+        """Score a version's golden rows."""
         model, version = request.match_info["model"], request.match_info["version"]
-        loaded = self._engine.served(model).versions.get(version)
+        loaded = self.engine.served(model).versions.get(version)
         if loaded is None:
             raise NotFoundError(f"version {version} of model {model!r} must be loaded; it is not. Load it first.")
         return web.json_response(await self._run(loaded.check_golden))
 
     async def set_routes(self, request: web.Request) -> web.Response:
+        """Replace a model's routes."""
         model = request.match_info["model"]
-        body = await _read(request, _SetRoutes)
+        body = await read(request, _SetRoutes)
         async with self._change():
-            revision = self._engine.router.state(model).revision
+            revision = self.engine.router.state(model).revision
             if body.if_revision is not None and body.if_revision != revision:
                 raise ServiceError(
                     f"routes of model {model!r} must still be revision {body.if_revision}; got {revision}: somebody "
@@ -147,36 +186,37 @@ class _Admin:
                 canary_share_pct=body.canary_share_pct,
                 shadow=body.shadow,
             )
-            self._engine.route(model, wanted)
-        return web.json_response(self._state(model))
+            self.engine.route(model, wanted)
+        return web.json_response(self.state(model))
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
         """Run changes one after the other, and after what is restored."""
         async with self._changing:
-            if self._engine.restoring is not None:
-                await asyncio.shield(self._engine.restoring)
+            if self.engine.restoring is not None:
+                await asyncio.shield(self.engine.restoring)
             yield
 
     def _require_unrouted(self, model: str, version: str, *, is_same: bool) -> None:
-        role = self._engine.router.state(model).routes.role_of(version)
+        role = self.engine.router.state(model).routes.role_of(version)
         if role and not is_same:
             raise BadInputError(
                 f"version {version} of model {model!r} must keep its package while it takes traffic; got another one "
                 f"for the {role}. The routes stay as they were. Register the package as a version of its own."
             )
 
-    def _state(self, model: str) -> dict[str, Any]:
-        state = self._engine.router.state(model)
-        served = self._engine.models.get(model)
+    def state(self, model: str) -> dict[str, Any]:
+        """Return what the router and the engine know of a model."""
+        state = self.engine.router.state(model)
+        served = self.engine.models.get(model)
         failures = served.failures if served else {}
         loaded = served.versions if served else {}
-        windows = self._engine.counted(model).windows
+        windows = self.engine.counted(model).windows
         return {
             "model": model,
             "routes": asdict(state.routes),
             "revision": state.revision,
-            "age_s": self._engine.age_s(model),
+            "age_s": self.engine.age_s(model),
             "versions": {
                 version: {**package, "error": failures.get(version, None if version in loaded else "not loaded yet")}
                 for version, package in state.versions.items()
@@ -189,7 +229,12 @@ class _Admin:
         return await asyncio.to_thread(function, **arguments)
 
 
-async def _read(request: web.Request, kind: type[Body]) -> Body:
+async def read(request: web.Request, kind: type[Body]) -> Body:
+    """Return what an admin call brings.
+
+    Raises:
+        BadInputError: It is not JSON of that kind.
+    """
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

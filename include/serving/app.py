@@ -21,17 +21,19 @@ from include.errors import (
     SetupError,
     TradewindError,
 )
-from include.serving.admin import admin_routes
+from include.serving.admin import Admin, admin_routes, guarded
 from include.serving.engine import Engine
 from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
 from include.serving.protocol import RequestError, metadata
+from include.serving.repository import repository_routes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiohttp.typedefs import Handler
 
+    from include.registry.signing import Trust
     from include.serving.token import AdminToken
 
 _LOG = logging.getLogger(__name__)
@@ -57,9 +59,15 @@ HTTP_UNAVAILABLE = 503
 
 
 def make_app(
-    *, engine: Engine, admin_token: AdminToken | None, max_body_bytes: int, admission: Admission
+    *,
+    engine: Engine,
+    admin_token: AdminToken | None,
+    max_body_bytes: int,
+    admission: Admission,
+    trust: Trust | None = None,
 ) -> web.Application:
-    """Return the application; without a token every admin call is refused."""
+    """Return the application; without a token every admin call is refused, without trust no signature is asked for."""
+    admin = Admin(engine, trust)
     app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors])
     app[ENGINE], app[ADMISSION] = engine, admission
     app.add_routes(
@@ -74,7 +82,7 @@ def make_app(
             web.get("/v2/models/{model}/versions/{version}/ready", _model_ready),
             web.post("/v2/models/{model}/versions/{version}/infer", _infer),
             web.get("/metrics", _metrics),
-            *admin_routes(engine, token=admin_token),
+            *guarded([*admin_routes(admin), *repository_routes(admin)], token=admin_token),
         ]
     )
     app.on_startup.append(_start)

@@ -20,7 +20,7 @@ HTTP_OK = 200
 HTTP_REDIRECT = 300
 HTTP_UNAUTHORIZED = 401
 HTTP_FORBIDDEN = (HTTP_UNAUTHORIZED, 403)
-ADMIN_PATHS = ("/v2/router", "/v2/repository")
+ADMIN_PATH = "/v2/router"
 LOAD_TIMEOUT_S = 180.0
 """A version is tried out before it is loaded, one after the other."""
 
@@ -62,9 +62,12 @@ class ModelServerClient:
         token = self.admin_token if self.token_file is None else AdminToken(path=self.token_file).read()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def load(self, *, model: str, version: str, uri: str, digest: str) -> dict[str, Any]:
-        """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state."""
-        body = {"uri": uri, "digest": digest}
+    def load(self, *, model: str, version: str, uri: str, digest: str, signature: str = "") -> dict[str, Any]:
+        """Load a model package whose digest must be `digest`; it takes no traffic yet. Returns the router's state.
+
+        A server that trusts some keys only wants their `signature` of the model and the digest.
+        """
+        body = {"uri": uri, "digest": digest, "signature": signature}
         patient = replace(self, timeout_s=max(self.timeout_s, LOAD_TIMEOUT_S))
         return patient._call("PUT", _path("router", model, "versions", version), body)  # noqa: SLF001 - its own class
 
@@ -138,7 +141,7 @@ class ModelServerClient:
         return True
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        headers = self.admin_headers() if path.startswith(ADMIN_PATHS) else {}
+        headers = self.admin_headers() if path.startswith(ADMIN_PATH) else {}
         status, text = self._send(method, path, body, headers)
         while status == HTTP_UNAUTHORIZED and headers != (newer := self.admin_headers()):
             headers = newer  # the token was rotated between reading and asking

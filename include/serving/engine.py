@@ -139,19 +139,26 @@ class Engine:
         versions = {name: found for name, found in others.items() if name not in failures} | {loaded.version: loaded}
         self.models[loaded.model] = replace(served, versions=versions, failures=failures)
 
+    def require_unrouted(self, model: str, version: str) -> None:
+        """Refuse to unload a version that a route names.
+
+        Raises:
+            BadInputError: One does.
+        """
+        if role := self.router.state(model).routes.role_of(version):
+            raise BadInputError(
+                f"version {version} of model {model!r} must take no traffic to be unloaded; got {role}. It stays "
+                "loaded. Set other routes first."
+            )
+
     def drop(self, model: str, version: str) -> None:
         """Forget a version that no route names.
 
         Raises:
             BadInputError: A route names it.
         """
-        state = self.router.state(model)
-        if role := state.routes.role_of(version):
-            raise BadInputError(
-                f"version {version} of model {model!r} must take no traffic to be unloaded; got {role}. It stays "
-                "loaded. Set other routes first."
-            )
-        if version in state.versions:
+        self.require_unrouted(model, version)
+        if version in self.router.state(model).versions:
             self.router.set_version(model, version, None)
         if model in self.models:
             served = self.models[model]

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from airflow.sdk import BaseHook
+
+from include.registry.signing import Signer
 
 
 class MlflowHook(BaseHook):
@@ -19,3 +23,8 @@ class MlflowHook(BaseHook):
         connection = self.get_connection(self.mlflow_conn_id)
         scheme = connection.schema or "http"
         return f"{scheme}://{connection.host}:{connection.port}"
+
+    def get_signer(self) -> Signer | None:
+        """Return what signs packages: the key in the file that the connection's extra names as `signing_key_file`."""
+        key_file = self.get_connection(self.mlflow_conn_id).extra_dejson.get("signing_key_file")
+        return Signer(key_file=Path(key_file)) if key_file else None

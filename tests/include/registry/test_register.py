@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -10,11 +11,12 @@ from include.errors import PartitionError
 from include.registry import rest
 from include.registry.models import CHALLENGER, get_alias, list_versions
 from include.registry.package import Package, read_package, write_package
-from include.registry.register import register, require_newer
+from include.registry.register import register, require_newer, sign_unsigned
+from include.registry.signing import Signer, Trust
+from include.runtime.secrets import SIGNING_KEY, TRUSTED_KEYS, load_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from include.lake.storage import Storage
 
@@ -133,6 +135,38 @@ def test_a_registration_killed_at_any_call_makes_one_version(
     challenger = get_alias(mlflow_url, model=package.model, alias=CHALLENGER)
     assert challenger is not None
     assert challenger.version == "1"
+
+
+def test_a_registered_version_is_signed(mlflow_url: str, package: Package, storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    load_secrets(tmp_path / "secrets")
+    signer = Signer(key_file=tmp_path / "secrets" / SIGNING_KEY)
+    version = register(mlflow_url, package=package, links={}, storage=storage, signer=signer)
+    trust = Trust(keys_file=tmp_path / "secrets" / TRUSTED_KEYS)
+    trust.require(model=package.model, digest=package.digest, signature=version.tags["signature"])
+
+
+def test_versions_of_a_release_that_signed_nothing_are_signed_if_they_are_what_they_were(
+    mlflow_url: str, package: Package, storage: Storage, register_it: Callable[[], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    load_secrets(tmp_path / "secrets")
+    signer = Signer(key_file=tmp_path / "secrets" / SIGNING_KEY)
+    version = register_it()
+    graph = Path(version.source) / "model.onnx"
+    graph.write_bytes(b"another graph")
+
+    def sign_all() -> list[str]:
+        return list(sign_unsigned(mlflow_url, model=package.model, signer=signer, storage=storage))
+
+    (said,) = sign_all()
+    assert f"{package.model} v1 stays unsigned: package {version.source}: model.onnx must match" in said
+    graph.write_bytes(package.contents["model.onnx"])
+    assert sign_all() == [f"signed {package.model} v1"]
+    assert sign_all() == []
+    (signed,) = list_versions(mlflow_url, model=package.model)
+    trust = Trust(keys_file=tmp_path / "secrets" / TRUSTED_KEYS)
+    trust.require(model=package.model, digest=package.digest, signature=signed.tags["signature"])
 
 
 @pytest.mark.parametrize(("champion_end", "is_refused"), [("2013-02", False), ("2013-03", False), ("2013-04", True)])

@@ -9,9 +9,10 @@ import pytest
 
 from include.doctor.deployment import check_database
 from include.errors import ServiceError, SetupError
+from include.registry.signing import Signer, Trust
 from include.runtime import stack
 from include.runtime.databases import Database, databases_of
-from include.runtime.secrets import load_secrets
+from include.runtime.secrets import SIGNING_KEY, TOKEN_FILE, TRUSTED_KEYS, load_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,22 @@ def test_files_that_were_copied_open_are_closed_again(tmp_path: Path) -> None:
     load_secrets(tmp_path)
     assert mode(tmp_path) == 0o700
     assert {mode(file) for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_keys_and_token_are_made_once_and_then_kept(tmp_path: Path) -> None:
+    def read() -> dict[str, str]:
+        load_secrets(tmp_path)
+        return {file.name: file.read_text() for file in tmp_path.iterdir()}
+
+    made = read()
+    assert {TOKEN_FILE, SIGNING_KEY, TRUSTED_KEYS} <= set(made)
+    assert read() == made
+    (tmp_path / TRUSTED_KEYS).unlink()  # it follows from the other
+    assert read() == made
+    (tmp_path / SIGNING_KEY).unlink()  # a new pair, never halves of two
+    assert read()[TRUSTED_KEYS] != made[TRUSTED_KEYS]
+    signature = Signer(key_file=tmp_path / SIGNING_KEY).sign(model="m", digest="d")
+    Trust(keys_file=tmp_path / TRUSTED_KEYS).require(model="m", digest="d", signature=signature)
 
 
 @pytest.mark.parametrize(
