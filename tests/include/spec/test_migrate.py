@@ -40,10 +40,25 @@ def test_it_comes_to_rest() -> None:
 
 def test_flow_style_quotes_and_comments_stay() -> None:
     old = 'schema_version: 1 # one\nrollout: {"max_mean_score_shift": 0.3, steps_pct: [10]}  # max_mean_score_shift\n'
-    new = (
-        "schema_version: 3 # one\nrollout: {agreement_tolerance: 0.3, steps_pct: [10]}  # max_mean_score_shift\n"
-    )
+    new = "schema_version: 3 # one\nrollout: {agreement_tolerance: 0.3, steps_pct: [10]}  # max_mean_score_shift\n"
     assert migrate(old, path=PATH) == new
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "rollout:\n  shadow_requests: 60  # many\n  # kept\n  steps_pct: [10]\n",
+            "rollout:\n  # kept\n  steps_pct: [10]\n",
+        ),
+        ("rollout:\n  shadow_requests: 0\n", "rollout:\n  strategy: canary\n"),
+        ("rollout: {min_requests_per_step: 3, steps_pct: [10]}\n", "rollout: {steps_pct: [10]}\n"),
+        ("rollout: {steps_pct: [10], min_requests_per_step: 3} # kept\n", "rollout: {steps_pct: [10]} # kept\n"),
+        ("rollout: {shadow_requests: 0, min_requests_per_step: 3}\n", "rollout: {strategy: canary}\n"),
+    ],
+)
+def test_numbers_of_requests_that_evidence_replaced_go(old: str, new: str) -> None:
+    assert migrate(f"schema_version: 2\n{old}", path=PATH) == f"schema_version: 3\n{new}"
 
 
 def test_only_keys_at_their_place_are_renamed() -> None:

@@ -138,16 +138,15 @@ def test_two_classes_are_no_multiclass_task() -> None:
 
 
 def test_a_regression_says_its_limits_in_its_own_unit() -> None:
-    given = changed("task: binary_classification", "task: regression")
-    text = re.sub(r"(?m)^  agreement_tolerance: .*\n", "", given)
+    text = re.sub(r"(?m)^  agreement_tolerance: .*\n", "", changed("task: binary_classification", "task: regression"))
+    given = text.replace("rollout:\n", "rollout:\n  agreement_tolerance: 3.0\n  max_loss_increase: 0.3\n")
     with pytest.raises(SpecError) as caught:
         parse_spec(text, path=PATH)
-    for field in ("compression.agreement_tolerance", "rollout.agreement_tolerance"):
+    for field in ("compression.agreement_tolerance", "rollout.agreement_tolerance", "rollout.max_loss_increase"):
         assert f"{field} must be given for task regression" in str(caught.value)
     assert "compression.max_loss_increase" not in str(caught.value)
-    text = given
-    assert loss_of(parse_spec(text.replace("method: int8_dynamic", "method: none"), path=PATH)) == "squared_error"
-    spec = parse_spec(text.replace("  method: int8", "  agreement_tolerance: 0.5\n  method: int8"), path=PATH)
+    assert loss_of(parse_spec(given.replace("method: int8_dynamic", "method: none"), path=PATH)) == "squared_error"
+    spec = parse_spec(given.replace("  method: int8", "  agreement_tolerance: 0.5\n  method: int8"), path=PATH)
     again = ModelSpec.model_validate_json(spec.model_dump_json())
     assert again == spec
 
