@@ -32,6 +32,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         columns: Every model input, request and store features alike, as the graph saw it.
         strings: Which of them are strings; the others are numbers.
         logged_at_us: Microseconds since 1970, UTC.
+        sampling_weight: Rows that each of its rows stands for, when it is what a sample kept; 0: it is no sample.
     """
 
     model: str
@@ -48,6 +49,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     strings: frozenset[str]
     logged_at_us: int
     disagreement: float | None = None
+    sampling_weight: float = 0.0
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether it stands for other work too, which was counted when it was done."""
+        return self.sampling_weight > 0
 
     @property
     def num_rows(self) -> int:

@@ -116,7 +116,13 @@ class _StateCollector(Collector):
         rows.add_metric(["written"], counters["written_rows"])
         rows.add_metric(["dropped"], counters["dropped_rows"])
         yield rows
-        yield GaugeMetricFamily("tradewind_prediction_log_pending_rows", "Rows in memory", counters["pending_rows"])
+        waiting = {
+            "pending_rows": "Rows that wait for their files, sampled ones too",
+            "sampled_rows": "Rows kept as samples, in memory; while there are any, not every row is kept",
+            "journal_bytes": "Bytes of predictions that wait for their files",
+        }
+        for name, text in waiting.items():
+            yield GaugeMetricFamily(f"tradewind_prediction_log_{name}", text, counters[name])
         share = GaugeMetricFamily(
             "tradewind_route_share_pct", "Share of a model's requests", labels=["model", "version", "role"]
         )

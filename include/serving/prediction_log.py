@@ -3,82 +3,93 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from include.tasks.outputs import output_type
+import msgspec
+
+from include.serving.reservoir import WorkSample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    import pyarrow as pa
+    from pathlib import Path
 
     from include.serving.counters import Work
     from include.serving.journal import Journal
 
 _LOG = logging.getLogger(__name__)
 
-TEMPORARY_SUFFIX = ".tmp"
+MAX_COUNTS_BYTES = 1 << 20
+"""Of a segment that only counts."""
+
+
+class Turner(Protocol):
+    """Turns segments into files."""
+
+    def turn(self, segment: Path) -> int:
+        """Return how many files a segment gave; OSError: not now; another exception: never."""
+
+    def close(self) -> None:
+        """Stop what it is doing."""
 
 
 @dataclass(kw_only=True)
 class PredictionLog:
-    """A journal and the thread that turns its segments into files.
+    """A journal and the thread that has its segments turned into files.
 
     What is appended is on its way to the disk when the call returns, so a process that is killed loses nothing: the
-    next one makes the files. A file is named after its segment, so that a segment that is turned twice gives the same
-    files. A disk that is slow or full lets segments wait; beyond `max_pending_rows`, and when the journal cannot be
-    written, rows are dropped and counted. Requests never wait.
+    next one makes the files. A disk that is slow or full lets segments wait. Beyond `max_journal_bytes`, and while the
+    journal cannot be written, each version's rows are sampled in memory instead; when half of the journal is turned,
+    or the disk takes it, the sample is written down with its weights, and every row is again. Counters lose nothing by
+    that: beyond the bound the journal keeps what counts of each request, without its rows. Requests never wait.
 
     Args:
         journal: An opened journal.
-        folder_of: Model -> folder of its Parquet files.
-        max_pending_rows: Rows that may wait in the journal.
+        turner: Makes the files.
+        max_journal_bytes: Bytes that may wait in the journal; a sample and the counters come on top.
+        sample_rows: Rows of each version that a sample keeps.
         flush_rows: Rows after which files are written at once.
         flush_interval_s: Most seconds that a row waits.
-        write: Writes a table to a path; a seam for tests of a full disk.
     """
 
     journal: Journal
-    folder_of: Callable[[str], str]
-    max_pending_rows: int = 1_000_000
+    turner: Turner
+    max_journal_bytes: int = 1 << 30
+    sample_rows: int = 1000
     flush_rows: int = 20_000
     flush_interval_s: float = 5.0
-    write: Callable[[pa.Table, Path], None] = field(default=lambda table, path: _write(table, path))  # noqa: PLW0108 - defined below
     num_written: int = 0
     num_dropped: int = 0
     num_files: int = 0
+    _sample: WorkSample | None = None
     _flushes_asked: int = 0
     _flushes_done: int = 0
     _is_behind: bool = False
     _closed: bool = False
     _is_over: bool = False
+    _is_shut: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
+    _appending: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the writer."""
-        with suppress(OSError):  # a full disk: rows are dropped and counted until there is room
+        with suppress(OSError):  # a full disk: rows are sampled until there is room
             self.journal.rotate()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def append(self, work: Work) -> None:
-        """Count work and write it to the journal; drop and count its rows when that cannot be."""
-        if self.journal.num_rows + work.num_rows > self.max_pending_rows:
-            self.journal.count(work)
-            is_written = False
-        else:
-            is_written = self.journal.append(work)
-        if not is_written or self.journal.num_open_rows >= self.flush_rows:
+        """Count work and write it to the journal; of rows that cannot be written, keep a sample."""
+        with self._appending:
+            num_lost = self._append_all(work) if self._sample is None else self._append_some(work, self._sample)
+            if self.journal.num_open_rows >= 2 * self.flush_rows:  # the writer is busy, and reads a segment as a whole
+                with suppress(OSError):
+                    self.journal.rotate()
+        if num_lost or self.journal.num_open_rows >= self.flush_rows:
             with self._changed:
-                self.num_dropped += 0 if is_written else work.num_rows
+                self.num_dropped += num_lost
                 self._changed.notify_all()
 
     def flush(self, *, timeout_s: float = 60.0) -> bool:
@@ -97,17 +108,70 @@ class PredictionLog:
             self._changed.notify_all()
         if self._thread:
             self._thread.join(timeout_s)
-        self.journal.close()
+        self.turner.close()
+        with self._appending:
+            num_lost = self._write_sample()
+            num_lost += 0 if self._sample is None else self._sample.num_rows
+            self._sample, self._is_shut = None, True
+            self.journal.close()
+        with self._changed:
+            self.num_dropped += num_lost
 
     def counters(self) -> dict[str, int]:
-        """Return rows and files written and rows dropped since the server started, and rows that wait."""
+        """Return rows and files written and rows dropped since the server started, and what waits.
+
+        `sampled_rows` are in memory, a part of `pending_rows`; while there are any, only samples are kept.
+        """
         with self._changed:
+            num_sampled = 0 if self._sample is None else self._sample.num_rows
             return {
                 "written_rows": self.num_written,
                 "dropped_rows": self.num_dropped,
-                "pending_rows": self.journal.num_rows,
+                "pending_rows": self.journal.num_rows + num_sampled,
+                "sampled_rows": num_sampled,
+                "journal_bytes": self.journal.num_bytes,
                 "files": self.num_files,
             }
+
+    def _append_all(self, work: Work) -> int:
+        """Write work down, or begin to sample; return how many rows were lost."""
+        reason = f"{self.journal.num_bytes} bytes wait for their files"
+        is_counted = False
+        if self.journal.num_bytes < self.max_journal_bytes:
+            try:
+                return 0 if self.journal.append(work) else work.num_rows
+            except OSError as error:
+                reason, is_counted = str(error), True
+        if self._is_shut:
+            return work.num_rows
+        _LOG.error("of predictions, %d rows of each version are kept until there is room: %s", self.sample_rows, reason)
+        self._sample = WorkSample(rows=self.sample_rows, seed=self.num_dropped)
+        with suppress(OSError):
+            self.journal.rotate()  # a segment that only counts is removed without being turned
+        return self._sample.add(work) if is_counted else self._append_some(work, self._sample)
+
+    def _append_some(self, work: Work, sample: WorkSample) -> int:
+        """Write down what counts of work, and sample its rows; return how many rows were lost."""
+        with suppress(OSError):  # it is counted all the same, in memory and in the next segment's head
+            self.journal.append(_without_rows(work))
+            self.journal.rotate(above_bytes=MAX_COUNTS_BYTES)
+        return sample.add(work)
+
+    def _write_sample(self) -> int:
+        """Write down what was sampled, if the disk lets it, and stop sampling; return how many rows were lost."""
+        sample, num_lost = self._sample, 0
+        if sample is None:
+            return 0
+        for number, work in enumerate(sample.kept()):
+            try:
+                self.journal.append(work)
+            except OSError:
+                if number == 0:
+                    return 0
+                num_lost += work.num_rows
+        self._sample = None
+        _LOG.warning("all predictions are kept again; %d rows were lost", sample.num_lost + num_lost)
+        return num_lost
 
     def _run(self) -> None:
         while True:
@@ -128,13 +192,24 @@ class PredictionLog:
     def _turn_segments(self) -> bool:
         """Turn what was appended so far into files; return whether nothing of it is left."""
         try:
-            self.journal.rotate()
-            for segment in self.journal.closed_segments():
-                self._turn(segment)
+            was_sampling = self._sample is not None
+            self._turn_closed()
+            if was_sampling:
+                self._turn_closed()  # the sample, written down since
         except OSError:
             _LOG.exception("predictions cannot be written to files; %d rows wait", self.journal.num_rows)
             return False
-        return True
+        return self._sample is None
+
+    def _turn_closed(self) -> None:
+        self.journal.rotate()
+        for segment in self.journal.closed_segments():
+            self._turn(segment)
+            if self._sample is not None and self.journal.num_bytes <= self.max_journal_bytes // 2:
+                with self._appending:
+                    num_lost = self._write_sample()
+                with self._changed:
+                    self.num_dropped += num_lost
 
     def _turn(self, segment: int) -> None:
         """Turn one segment into files, and remove it.
@@ -142,77 +217,25 @@ class PredictionLog:
         Raises:
             OSError: The disk does not take them; the segment stays.
         """
-        try:
-            num_files = self._write_files(segment)
-        except OSError:
-            raise
-        except Exception:  # noqa: BLE001 - it would fail again for ever and keep all later ones from their files
-            num_rows = self.journal.set_aside(segment)
-            _LOG.exception("segment %d is no predictions; %d rows were set aside", segment, num_rows)
-            with self._changed:
-                self.num_dropped += num_rows
-            return
+        num_files = 0
+        if self.journal.num_rows_of(segment):
+            try:
+                num_files = self.turner.turn(self.journal.path(segment))
+            except OSError:
+                raise
+            except Exception:  # noqa: BLE001 - it would fail again for ever and keep all later ones from their files
+                num_rows = self.journal.set_aside(segment)
+                _LOG.exception("segment %d is no predictions; %d rows were set aside", segment, num_rows)
+                with self._changed:
+                    self.num_dropped += num_rows
+                return
         num_rows = self.journal.remove(segment)
         with self._changed:
             self.num_written += num_rows
             self.num_files += num_files
 
-    def _write_files(self, segment: int) -> int:
-        """Write one file for each model and kind of output; return how many."""
-        by_kind: dict[tuple[str, str, int], list[Work]] = defaultdict(list)
-        for work in self.journal.read(segment):
-            if work.predictions is not None:
-                by_kind[work.model, work.output, work.num_classes].append(work)
-        for number, ((model, _, _), of_kind) in enumerate(by_kind.items()):
-            self._write_file(Path(self.folder_of(model)), f"{segment:020d}-{number}.parquet", of_kind)
-        return len(by_kind)
 
-    def _write_file(self, folder: Path, name: str, of_kind: list[Work]) -> None:
-        temporary = folder / f".{name}{TEMPORARY_SUFFIX}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.write(_table(of_kind), temporary)
-            temporary.replace(folder / name)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
-
-def _table(done: Sequence[Work]) -> pa.Table:
-    """Return work of one model and one kind of output as rows."""
-    import pyarrow as pa
-
-    counts = [work.num_rows for work in done]
-
-    def repeat(values: Iterable[Any]) -> list[Any]:
-        return list(chain.from_iterable([value] * count for value, count in zip(values, counts, strict=True)))
-
-    example_ids: list[Sequence[str | None]] = [
-        work.example_ids or [None] * count for work, count in zip(done, counts, strict=True)
-    ]
-    predictions = chain.from_iterable(work.predictions or () for work in done)
-    columns = {
-        "request_id": pa.array(repeat(work.request_id for work in done), pa.string()),
-        "example_id": pa.array(list(chain.from_iterable(example_ids)), pa.string()),
-        "model_version": pa.array(repeat(work.version for work in done), pa.string()),
-        "role": pa.array(repeat(work.role for work in done), pa.string()),
-        done[0].output: pa.array(list(predictions), output_type(num_classes=done[0].num_classes)),
-        "logged_at": pa.array(repeat(work.logged_at_us for work in done), pa.timestamp("us", tz="UTC")),
-    }
-    strings = frozenset[str]().union(*(work.strings for work in done))
-    for name in dict.fromkeys(chain.from_iterable(work.columns for work in done)):
-        # A version of an older spec may lack an input of a newer one while both are served.
-        values = (work.columns.get(name) or [None] * count for work, count in zip(done, counts, strict=True))
-        kind = pa.string() if name in strings else pa.float64()
-        columns[name] = pa.array(list(chain.from_iterable(values)), kind)
-    return pa.table(columns)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    with path.open("xb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
+def _without_rows(work: Work) -> Work:
+    """Return what counts of work."""
+    predictions = None if work.predictions is None else ()
+    return msgspec.structs.replace(work, request_id="", example_ids=None, predictions=predictions, columns={})

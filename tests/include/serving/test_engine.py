@@ -18,6 +18,7 @@ from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
 from include.serving.limits import Admission
+from include.serving.log_files import SegmentFiles
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
@@ -63,7 +64,8 @@ def make(tmp_path: Path, storage: Storage) -> Iterator[Callable[..., WatchedEngi
             package = tiny_package(tmp_path / version)
             router.set_version(model, version, {"uri": package.uri, "digest": package.digest})
         router.set_routes(model, CANARY_ROUTES)
-        log = PredictionLog(journal=Journal(folder=tmp_path / "journal"), folder_of=storage.predictions)
+        files = SegmentFiles(folder_of=storage.predictions)
+        log = PredictionLog(journal=Journal(folder=tmp_path / "journal"), turner=files)
         engine = WatchedEngine(
             router=router,
             lookup=FeatureLookup(storage=storage),
@@ -88,6 +90,7 @@ def score(engine: Engine, *, num_requests: int = 20) -> set[str]:
         body = json.dumps(infer_body(columns=request_columns(1), sticky_key=f"k{number}")).encode()
         scored = engine.score(MODEL, body)
         engine.account(scored)
+        assert scored.answer is not None
         versions.add(json.loads(scored.answer.body)["model_version"])
     return versions
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.errors import SetupError
-from include.serving.journal import Journal
+from include.serving.journal import Journal, read_segment
 from tests import served_work
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def opened(folder: Path) -> Journal:
 
 
 def ids(journal: Journal) -> list[str]:
-    return [found.request_id for segment in journal.closed_segments() for found in journal.read(segment)]
+    return [found.request_id for segment in journal.closed_segments() for found in read_segment(journal.path(segment))]
 
 
 def num_requests(journal: Journal) -> int:
@@ -65,7 +65,7 @@ def test_work_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert journal.append(one)
     journal.rotate()
     (segment,) = journal.closed_segments()
-    assert list(journal.read(segment)) == written
+    assert list(read_segment(journal.path(segment))) == written
     assert (journal.num_rows, journal.num_open_rows) == (2, 0)
     assert journal.remove(segment) == 2
     assert (journal.num_rows, journal.closed_segments()) == (0, [])
@@ -75,7 +75,8 @@ def test_what_cannot_be_written_is_counted_and_said(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     assert not journal.append(work(columns={"temp": [object()]}))
     journal.close()
-    assert not journal.append(work())
+    with pytest.raises(OSError, match="the journal is closed"):
+        journal.append(work())
     assert num_requests(journal) == 2
     assert journal.num_rows == 0
 
@@ -156,7 +157,8 @@ def test_a_full_disk_leaves_no_half_frame(tmp_path: Path, monkeypatch: pytest.Mo
     journal.append(work(1))
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, content: write(file, content[: len(content) // 2]))
-    assert not journal.append(work(2))
+    with pytest.raises(OSError, match="the disk has room for"):
+        journal.append(work(2))
     monkeypatch.undo()
     assert journal.append(work(3))
     journal.rotate()

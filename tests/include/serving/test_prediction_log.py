@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.serving.journal import Journal
+from include.serving.log_files import SegmentFiles
 from include.serving.prediction_log import PredictionLog
 from tests.served_work import work
 
@@ -26,8 +26,9 @@ def make(tmp_path: Path) -> Iterator[Callable[..., PredictionLog]]:
     def start(**settings: Any) -> PredictionLog:
         journal = Journal(folder=tmp_path / "journal")
         journal.open()
-        values = {"folder_of": lambda model: str(tmp_path / model), "flush_interval_s": 60.0, **settings}
-        log = PredictionLog(journal=journal, **values)
+        writing = {"write": settings.pop("write")} if "write" in settings else {}
+        files = SegmentFiles(folder_of=lambda model: str(tmp_path / model), **writing)
+        log = PredictionLog(journal=journal, **{"turner": files, "flush_interval_s": 60.0, **settings})
         log.start()
         made.append(log)
         return log
@@ -35,6 +36,11 @@ def make(tmp_path: Path) -> Iterator[Callable[..., PredictionLog]]:
     yield start
     for log in made:
         log.close(timeout_s=5)
+
+
+def rows_of(log: PredictionLog) -> dict[str, int]:
+    """Return the log's counters of rows."""
+    return {name.removesuffix("_rows"): value for name, value in log.counters().items() if name.endswith("_rows")}
 
 
 def read(folder: Path) -> pa.Table:
@@ -54,7 +60,9 @@ def test_records_become_typed_rows(tmp_path: Path, make: Callable[..., Predictio
     assert str(table.schema.field("logged_at").type) == "timestamp[us, tz=UTC]"
     assert table.schema.field("probability").type == pa.float32()
     assert table.schema.field("carrier").type == pa.string()
-    assert log.counters() == {"written_rows": 4, "dropped_rows": 0, "pending_rows": 0, "files": 1}
+    assert table["sampling_weight"].to_pylist() == [1.0] * 4
+    assert rows_of(log) == {"written": 4, "dropped": 0, "pending": 0, "sampled": 0}
+    assert log.num_files == 1
 
 
 def test_each_model_has_its_folder_and_versions_may_have_other_inputs(
@@ -84,26 +92,6 @@ def test_time_alone_writes_rows(make: Callable[..., PredictionLog]) -> None:
         assert log._changed.wait_for(lambda: log.num_written == 2, timeout=10)
 
 
-def test_a_slow_disk_drops_rows_and_counts_them(make: Callable[..., PredictionLog]) -> None:
-    go_on, is_writing = threading.Event(), threading.Event()
-
-    def slow(table: pa.Table, path: Path) -> None:
-        is_writing.set()
-        assert go_on.wait(10)
-        pq.write_table(table, path)
-
-    log = make(write=slow, max_pending_rows=4, flush_rows=2)
-    log.append(work(1))
-    assert is_writing.wait(10)
-    for number in range(2, 6):
-        log.append(work(number))  # returns at once although nothing can be written
-    assert log.counters() == {"written_rows": 0, "dropped_rows": 6, "pending_rows": 4, "files": 0}
-    assert log.journal.counters.of("m", revision=1).windows[("1", "champion")].requests == 5
-    go_on.set()
-    assert log.flush(timeout_s=10)
-    assert log.counters()["written_rows"] == 4
-
-
 def test_a_full_disk_lets_rows_wait_and_leaves_no_half_file(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
     is_full = [True]
 
@@ -116,7 +104,7 @@ def test_a_full_disk_lets_rows_wait_and_leaves_no_half_file(tmp_path: Path, make
     log = make(write=write)
     log.append(work(1))
     assert not log.flush(timeout_s=10)
-    assert log.counters() == {"written_rows": 0, "dropped_rows": 0, "pending_rows": 2, "files": 0}
+    assert rows_of(log) == {"written": 0, "dropped": 0, "pending": 2, "sampled": 0}
     assert list((tmp_path / "m").iterdir()) == []
     is_full[0] = False
     log.append(work(2))
@@ -134,7 +122,7 @@ def test_rows_that_are_no_table_keep_no_others_from_their_files(
     log.append(work(2))
     assert log.flush(timeout_s=10)
     assert read(tmp_path / "m")["request_id"].to_pylist() == ["r2", "r2"]
-    assert log.counters() == {"written_rows": 2, "dropped_rows": 2, "pending_rows": 0, "files": 1}
+    assert rows_of(log) == {"written": 2, "dropped": 2, "pending": 0, "sampled": 0}
     assert len(list((tmp_path / "journal").glob("*.broken"))) == 1
 
 
@@ -146,21 +134,20 @@ def test_closing_writes_what_waits_and_drops_what_comes_later(
     log.close(timeout_s=10)
     log.append(work(2))
     assert log.flush(timeout_s=1)
-    assert log.counters() == {"written_rows": 2, "dropped_rows": 2, "pending_rows": 0, "files": 1}
+    assert rows_of(log) == {"written": 2, "dropped": 2, "pending": 0, "sampled": 0}
     assert read(tmp_path / "m").num_rows == 2
 
 
 def test_the_next_process_writes_what_a_killed_one_left(tmp_path: Path, make: Callable[..., PredictionLog]) -> None:
-    killed = make()
+    def die(_table: pa.Table, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    killed = make(write=die)
     for number in range(3):
         killed.append(work(number))
     segment = next((tmp_path / "journal").glob("*.journal"))
     half = segment.read_bytes()[:-5]  # the last frame was being written
 
-    def die(_table: pa.Table, path: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    killed.write = die
     killed.close(timeout_s=5)
     segment.write_bytes(half)
 
