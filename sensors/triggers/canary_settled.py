@@ -61,28 +61,42 @@ class CanarySettledTrigger(BaseTrigger):
         """Poll until the decision is final."""
         import aiohttp
 
-        rollout = load_spec(self.model).rollout
-        client = await ModelServerHook(self.model_server_conn_id).aget_conn()
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        spec = load_spec(self.model)
+        rollout = spec.rollout
         loop = asyncio.get_running_loop()
         heard_at_s = loop.time()
-        async with aiohttp.ClientSession(client.base_url, timeout=timeout) as session:
+        async with self._reader(spec) as read:
             while True:
                 try:
-                    decision = self._decide(await self._state(session, client.admin_headers()), rollout)
+                    decision = self._decide(await read(), rollout)
                     heard_at_s = loop.time()
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    self.log.warning("model server %s: %r", client.base_url, error)
+                except (aiohttp.ClientError, TimeoutError, ServiceError) as error:
+                    self.log.warning("%s of %s: %r", self.stage, self.model, error)
                     decision = _unheard(silent_s=loop.time() - heard_at_s, rollout=rollout)
                 if decision.is_final:
                     yield TriggerEvent(decision.to_json())
                     return
                 await asyncio.sleep(rollout.poll_interval_s)
 
-    async def _state(self, session: aiohttp.ClientSession, headers: dict[str, str]) -> RolloutState:
-        async with session.get(f"/v2/router/{self.model}", headers=headers) as response:
-            response.raise_for_status()
-            return read_state(await response.json())
+    @asynccontextmanager
+    async def _reader(self, spec: ModelSpec) -> AsyncIterator[Callable[[], Awaitable[RolloutState]]]:
+        """Yield what reads the state of the place that serves: the model server's within the loop, others' beside it."""
+        import aiohttp
+
+        if spec.rollout.target != "local":
+            target = await asyncio.to_thread(target_of, spec, model_server_conn_id=self.model_server_conn_id)
+            yield lambda: asyncio.to_thread(target.read, model=self.model)
+            return
+        client = await ModelServerHook(self.model_server_conn_id).aget_conn()
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        async with aiohttp.ClientSession(client.base_url, timeout=timeout) as session:
+
+            async def read() -> RolloutState:
+                async with session.get(f"/v2/router/{self.model}", headers=client.admin_headers()) as response:
+                    response.raise_for_status()
+                    return read_state(await response.json())
+
+            yield read
 
     def _decide(self, state: RolloutState, rollout: RolloutSpec) -> Decision:
         return decide_stage(state, version=self.version, stage=self.stage, share_pct=self.share_pct, rollout=rollout)
