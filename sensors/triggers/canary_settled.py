@@ -80,7 +80,7 @@ class CanarySettledTrigger(BaseTrigger):
 
     @asynccontextmanager
     async def _reader(self, spec: ModelSpec) -> AsyncIterator[Callable[[], Awaitable[RolloutState]]]:
-        """Yield what reads the state of the place that serves: the model server's within the loop, others' beside it."""
+        """Yield what reads the state of the place that serves: the model server's in the loop, others' beside it."""
         import aiohttp
 
         if spec.rollout.target != "local":
