@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-serving docs lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-gpu bench-serving docs lock clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-faults: setup-dev ## Let 1,000 fault sequences befall trainings and write 
 
 bench-serving: setup-dev ## Put the model server beside MLflow's, LitServe and BentoML, and write benchmarks/serving.json.
 	@TRADEWIND_BENCH_TO=benchmarks/serving.json $(PY) -m pytest -q -s -m chaos tests/bench/test_serving.py
+
+bench-gpu: setup-dev ## Run what needs a CUDA device and write its figures into benchmarks/gpu.json; without one, name what is skipped.
+	@TRADEWIND_BENCH_TO=benchmarks/gpu.json $(PY) -m pytest -q -s -rs -m gpu tests
 
 docs: setup-dev ## Build the docs site into .site; a warning is an error.
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict --config-file docs/mkdocs.yml

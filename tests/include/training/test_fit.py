@@ -22,6 +22,7 @@ from include.training.optimizer import scheduled_rate
 from include.training.ranks import Ranks
 from include.training.rows import load_rows
 from include.training.tabular import NetworkInputs, build_tabular
+from tests.gpu import needs_gpus
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
@@ -353,7 +354,7 @@ def test_a_table_that_is_streamed_gives_the_same_bits(
     assert_equal(prepared.fit(), undisturbed, prepared.rows)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus()
 def test_fp16_learns_about_what_fp32_learns(storage: Storage, undisturbed: Fitted) -> None:
     found = prepare(storage, params={"precision": "fp16"}).fit()
     assert losses(found) == pytest.approx(losses(undisturbed), abs=0.02)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from include.training.loader import Batches
+from tests.gpu import needs_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 TABLE = [torch.arange(1000), torch.arange(2000, dtype=torch.float32).reshape(1000, 2)]
 ORDER = torch.randperm(1000, generator=torch.Generator().manual_seed(3)).split(64)
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_table_in_the_machines_own_memory_is_resident() -> None:
     assert Batches(TABLE, device=CPU).home == CPU
 
 
-@needs_cuda
+@needs_gpus()
 @pytest.mark.parametrize("is_resident", [True, False])
 def test_batches_reach_a_gpu(is_resident: bool) -> None:
     device = torch.device("cuda", 0)

@@ -9,6 +9,7 @@ import torch
 
 from include.training.optimizer import AdamW
 from include.training.precision import Precision
+from tests.gpu import needs_gpus
 
 if TYPE_CHECKING:
     from include.spec.training import PrecisionName
@@ -73,7 +74,7 @@ def test_the_scale_is_part_of_a_checkpoint() -> None:
     assert made("bf16")[0].state_dict() == {}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus()
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_a_gpu_learns_in_it(name: PrecisionName) -> None:
     device = torch.device("cuda", 0)

@@ -124,6 +124,7 @@ def test_a_training_that_was_given_gpus_never_trains_without(
     assert "needs a working NVIDIA driver; got none that libnvidia-ml.so.1 can talk to" in capsys.readouterr().out
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not HAS_DRIVER, reason="needs an NVIDIA GPU and its driver")
 def test_the_real_gpu_passes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(GPUS_VARIABLE, "1")

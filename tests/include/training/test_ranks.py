@@ -14,7 +14,6 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from include.errors import SetupError
 from include.lake.storage import Storage
@@ -22,6 +21,7 @@ from include.training.checkpoints import Checkpoints
 from include.training.fit import Fitted, InterruptedTrainingError, fit
 from include.training.ranks import Ranks, joined_ranks
 from include.training.rows import load_rows
+from tests.gpu import needs_gpus
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ NUM_RANKS = 2
 EXACT: dict[str, Any] = {"dropout": 0, "input_dropout": 0}
 """Without random numbers, which each process draws for itself."""
 RANDOM: dict[str, Any] = {"dropout": 0.3, "input_dropout": 0.1}
-
-needs_cuda = pytest.mark.skipif(torch.cuda.device_count() < NUM_RANKS, reason="needs a CUDA device for each process")
 
 
 def make(folder: Path, **params: Any) -> tuple[Job, Storage]:
@@ -230,7 +228,7 @@ def test_one_process_meets_nobody() -> None:
         assert ranks.from_first(7) == 7
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_gpus()
 def test_more_processes_than_gpus_are_refused() -> None:
     with (
         pytest.raises(SetupError, match="torchrun must start at most"),
@@ -239,6 +237,6 @@ def test_more_processes_than_gpus_are_refused() -> None:
         pass
 
 
-@needs_cuda
+@needs_gpus(NUM_RANKS)
 def test_two_gpus_learn_what_one_learns(together: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     assert together[0]["exact"]["losses"] == pytest.approx(alone["losses"], abs=1e-4)

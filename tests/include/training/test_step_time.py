@@ -1,15 +1,12 @@
 """What a step of the trainer costs beside a plain torch loop that does the same, on each device that is there.
 
-`TRADEWIND_BENCH_TO=benchmarks/gpu.json pytest -m chaos tests/include/training/test_step_time.py` writes the figures.
+`make bench-gpu` writes a GPU's figures into benchmarks/gpu.json.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +16,7 @@ from include.training.checkpoints import Checkpoints
 from include.training.fit import NUM_THREADS, _build, fit
 from include.training.ranks import Ranks
 from include.training.rows import load_rows
+from tests.gpu import DEVICES, record
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
@@ -36,15 +34,15 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def clock(device: str) -> float:
+def clock(device: torch.device) -> float:
     """Return the processor's seconds, which others on this machine do not add to, or a GPU's by the wall."""
-    if device == "cpu":
+    if device.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def plain_loop(job: Job, rows: Rows, *, device: str) -> None:
+def plain_loop(job: Job, rows: Rows, *, device: torch.device) -> None:
     """Train as short as torch lets one write it: no checkpoints, no signals, no look at the losses on the way."""
     network = _build(job, rows).to(device).train()
     average = copy.deepcopy(network).eval()
@@ -69,7 +67,7 @@ def plain_loop(job: Job, rows: Rows, *, device: str) -> None:
         total.item()
 
 
-def least_seconds(run: Callable[[], object], *, device: str) -> float:
+def least_seconds(run: Callable[[], object], *, device: torch.device) -> float:
     """Return the seconds of the fastest of some runs, after one that does not count."""
     run()
     found = []
@@ -82,13 +80,10 @@ def least_seconds(run: Callable[[], object], *, device: str) -> float:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_step_takes_no_longer_than_in_a_plain_loop(storage: Storage, device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    size = dict(SIZES[device])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_takes_no_longer_than_in_a_plain_loop(storage: Storage, device: torch.device) -> None:
+    ranks, size = Ranks(device=device), dict(SIZES[device.type])
     table = small_table(size.pop("num_rows"))
-    ranks = Ranks(device=torch.device(device, 0) if device == "cuda" else torch.device("cpu"))
 
     def prepared(precision: str) -> tuple[Job, Rows]:
         params = {**size, "patience_epochs": size["max_epochs"], "precision": precision}
@@ -107,7 +102,6 @@ def test_a_step_takes_no_longer_than_in_a_plain_loop(storage: Storage, device: s
     ours_s = least_seconds(lambda: train(job, rows), device=device)
     bf16_s = least_seconds(lambda: train(*in_bf16), device=device)
     figures = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "rows_per_step": size["batch_size"],
         "hidden": size["hidden"],
         "plain_step_ms": round(1000 * plain_s / num_steps, 3),
@@ -115,8 +109,6 @@ def test_a_step_takes_no_longer_than_in_a_plain_loop(storage: Storage, device: s
         "bf16_step_ms": round(1000 * bf16_s / num_steps, 3),
         "data_wait_frac": train(job, rows),
     }
-    print(json.dumps(figures))  # noqa: T201 - what the measurement is for
-    if device == "cuda" and (to := os.environ.get("TRADEWIND_BENCH_TO")):
-        Path(to).write_text(json.dumps(figures, indent=1) + "\n")
+    record("step", figures, device=device)
     assert ours_s / plain_s <= MAX_RATIO
     assert figures["data_wait_frac"] < 0.05
