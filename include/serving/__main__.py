@@ -21,6 +21,7 @@ from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
 from include.serving.limits import Admission
+from include.serving.log_files import SegmentProcess
 from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
@@ -85,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-interval-s", type=float, default=2.0, help="most seconds a prediction waits for its file"
     )
+    parser.add_argument(
+        "--max-journal-mib",
+        type=int,
+        default=1024,
+        help="most predictions that wait for their files; then a sample is kept",
+    )
     limits = SandboxLimits()
     parser.add_argument(
         "--sandbox-memory-gib", type=float, default=limits.memory_gib, help="most memory of a version that is tried out"
@@ -104,7 +111,12 @@ def _app(options: argparse.Namespace) -> web.Application:
     router.restore()
     appoint(router, options.champion)
     journal = _journal(options.state / "journal", router=router)
-    log = PredictionLog(journal=journal, folder_of=storage.predictions, flush_interval_s=options.log_interval_s)
+    log = PredictionLog(
+        journal=journal,
+        turner=SegmentProcess(storage_root=storage.root),
+        max_journal_bytes=options.max_journal_mib << 20,
+        flush_interval_s=options.log_interval_s,
+    )
     engine = Engine(
         router=router,
         lookup=FeatureLookup(storage=storage),
