@@ -85,6 +85,6 @@ class MeasureDriftOperator(PartitionOperator):
         from include.drift.monitor import measure_partition
 
         on = self.subject()
-        if champion is not None:  # else nothing was asked of the server, which may not run yet
+        if champion is not None and on.spec.rollout.target == "local":  # else there is no server, or none yet
             ModelServerHook(self.model_server_conn_id).get_conn().flush()
         return measure_partition(spec=on.spec, storage=on.storage, partition=on.partition, champion=champion)

@@ -42,7 +42,7 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> Facts:
     if sources.tracking_uri and not _is_silent("MLflow", progress.silent):
         uri = sources.tracking_uri
         registered = _ask(silent, "MLflow", lambda: get_alias(uri, model=spec.name, alias=CHAMPION))
-    if sources.server and not _is_silent("model server", progress.silent):
+    if sources.server and spec.rollout.target == "local" and not _is_silent("model server", progress.silent):
         server = sources.server
         routes = _ask(silent, "model server", lambda: read_state(server.get_routes(model=spec.name)))
     every = (*progress.silent, *silent)

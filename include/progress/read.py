@@ -84,7 +84,9 @@ def read_facts(*, spec: ModelSpec, sources: Sources, now: datetime) -> ModelFact
         lambda api: read_airflow(api, model=spec.name, max_partitions=most, dags=sources.dags),
     )
     registry = _ask("MLflow", silent, sources.tracking_uri, lambda uri: _read_registry(uri, model=spec.name))
-    routes = _ask("model server", silent, sources.server, lambda server: server.get_routes(model=spec.name))
+    routes = None
+    if spec.rollout.target == "local":  # what is served elsewhere is seen by its rollout's tasks
+        routes = _ask("model server", silent, sources.server, lambda server: server.get_routes(model=spec.name))
     registry = registry or _Registry()
     window_end = registry.champion.tags.get("window_end") if registry.champion else None
     recorded = LedgerFacts.read(sources.ledger, model=spec.name, champion_window_end=window_end)

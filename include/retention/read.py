@@ -158,10 +158,14 @@ def _locked(version: ModelVersion, *, storage: Storage) -> Mapping[str, int] | N
 
 
 def _in_use(*, spec: ModelSpec, sources: Sources, servers: Servers) -> Iterable[str]:
-    """Yield the versions that an alias names, that the server knows, or that a roll-back would go to."""
-    routed = servers.server.get_routes(model=spec.name)
-    yield from routed["versions"]
-    yield from (str(name) for role, name in routed["routes"].items() if role in ("champion", "canary", "shadow"))
+    """Yield the versions that an alias names, that the server knows, or that a roll-back would go to.
+
+    What is deployed elsewhere is the champion, the one before or the challenger: aliases and ledger name them.
+    """
+    if spec.rollout.target == "local":
+        routed = servers.server.get_routes(model=spec.name)
+        yield from routed["versions"]
+        yield from (str(name) for role, name in routed["routes"].items() if role in ("champion", "canary", "shadow"))
     yield from aliased(servers.tracking_uri, model=spec.name)
     yield from filter(None, (champion_of(sources.ledger, spec.name), former_champion(sources.ledger, spec.name)))
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from include.rollout.target import CAPABILITIES
 from include.spec.fields import Frac, Frozen
 
 Prob = Annotated[float, Field(gt=0, le=0.5)]
@@ -87,6 +88,20 @@ class RolloutSpec(Frozen):
     def _has_a_stage(self) -> RolloutSpec:
         if self.strategy == "canary" and not self.steps_pct:
             raise ValueError("steps_pct must name a share for strategy canary; got none")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> RolloutSpec:
+        can = CAPABILITIES[self.target]
+        if self.has_shadow and not can.has_shadow:
+            raise ValueError(
+                f"strategy must be canary on {self.target}, which has no shadow (kserve/kserve#2978); got "
+                f"{self.strategy}"
+            )
+        if any(round(step / can.share_step_pct, 6) % 1 for step in self.steps_pct):
+            raise ValueError(
+                f"steps_pct must be multiples of {can.share_step_pct:g} on {self.target}; got {list(self.steps_pct)}"
+            )
         return self
 
     @property

@@ -56,6 +56,17 @@ def test_the_shipped_specs_can_be_read() -> None:
         ),
         ("steps_pct: [#, #]", "steps_pct: [50, 10]", r"steps_pct must rise strictly .*got \[50.0, 10.0\]"),
         ("steps_pct: [#, #]", "steps_pct: [10, 100]", "steps_pct must rise strictly within 0 to 100"),
+        (
+            "steps_pct: [#, #]",
+            "steps_pct: [10]\n  target: kserve",
+            "strategy must be canary on kserve, .*no shadow.*got both",
+        ),
+        (
+            "steps_pct: [#, #]",
+            "steps_pct: [2.5]\n  target: kserve\n  strategy: canary",
+            r"steps_pct must be multiples of 1 on kserve; got \[2.5\]",
+        ),
+        ("steps_pct: [#, #]", "steps_pct: [0.25]", "steps_pct must be multiples of 0.1 on local"),
         ("runner: local", "runner: cluster", "runner: Input should be 'local', 'kubernetes', 'torchrun' or 'trainjob'"),
         ("patience_epochs: #", "patience_epochs: 999", r"patience_epochs must not exceed max_epochs \(\d+\); got 999"),
         ("name: is_late", "name: carrier", "label 'carrier' must not be a feature"),
