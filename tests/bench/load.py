@@ -78,8 +78,10 @@ def most_requests_per_s(asked: Asked, *, num_connections: int, seconds: float) -
     return float(found["requests"] / found["duration_us"] * 1e6)
 
 
-def paced(asked: Asked, *, rate_per_s: float, seconds: float, num_connections: int = 64) -> dict[str, Any]:
-    """Return the latencies at a constant rate, as paced_client.py says them."""
+def paced(
+    asked: Asked, *, rate_per_s: float, seconds: float, num_connections: int = 64, core: str | None = CLIENT_CORE
+) -> dict[str, Any]:
+    """Return the latencies at a constant rate, as paced_client.py says them; without a core, on whichever is free."""
     options = {
         "port": asked.port,
         "path": asked.path,
@@ -88,7 +90,8 @@ def paced(asked: Asked, *, rate_per_s: float, seconds: float, num_connections: i
         "seconds": seconds,
         "num_connections": num_connections,
     }
-    command = on_core(CLIENT_CORE, sys.executable, "-I", _HERE / "paced_client.py", json.dumps(options))
+    command = [sys.executable, "-I", str(_HERE / "paced_client.py"), json.dumps(options)]
+    command = command if core is None else on_core(core, *command)
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
