@@ -22,6 +22,7 @@ from include.errors import (
     TradewindError,
 )
 from include.serving.admin import Admin, admin_routes, guarded
+from include.serving.bodies import ENCODING, decompress
 from include.serving.engine import Engine
 from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
@@ -68,7 +69,8 @@ def make_app(
 ) -> web.Application:
     """Return the application; without a token every admin call is refused, without trust no signature is asked for."""
     admin = Admin(engine, trust)
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors])
+    as_sent = {"auto_decompress": False}
+    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors], handler_args=as_sent)
     app[ENGINE], app[ADMISSION] = engine, admission
     app.add_routes(
         [
@@ -104,11 +106,16 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         return response
     except web.HTTPRequestEntityTooLarge as error:
         limit = f"a request must have at most {request.client_max_size} bytes; got more"
-        return _error(error.status, f"{limit}. Nothing was scored. Send fewer rows at once.", kind="BadInputError")
+        return _last(
+            _error(error.status, f"{limit}. Nothing was scored. Send fewer rows at once.", kind="BadInputError")
+        )
     except web.HTTPException as error:
         what = f"{request.method} {request.path[:100]}: {error.reason}. Nothing was done. GET /v2 names what is served."
         kind = "NotFoundError" if error.status == HTTP_NOT_FOUND else "BadInputError"
         return _error(error.status, what, kind=kind)
+    except web.RequestPayloadError:
+        what = f"the body of {request.method} {request.path[:100]} must be as its headers say; got another"
+        return _last(_error(400, f"{what}. Nothing was done. Send its length, or whole chunks.", kind="BadInputError"))
     except ConnectionResetError:
         raise  # the caller hung up: there is nobody to answer
     except Exception:  # noqa: BLE001 - never a stopped server: whatever it is, it is logged and answered
@@ -120,6 +127,12 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 def _error(status: int, message: str, *, kind: str, fields: Mapping[str, str] | None = None) -> web.Response:
     by_field = {} if fields is None else {"fields": fields}
     return web.json_response({"error": message, "kind": kind, **by_field}, status=status)
+
+
+def _last(response: web.Response) -> web.Response:
+    """Return the last answer of a connection: its caller may still be sending what was not read."""
+    response.force_close()
+    return response
 
 
 def _public_kind(error: TradewindError) -> str:
@@ -187,6 +200,8 @@ async def _score(request: web.Request) -> web.Response:
     engine, admission = request.app[ENGINE], request.app[ADMISSION]
     admission.take()
     body, model, named = await request.read(), request.match_info["model"], request.match_info.get("version")
+    if ENCODING in request.headers:
+        body = decompress(body, encoding=request.headers[ENCODING], max_bytes=request.client_max_size)
     json_bytes = _json_bytes(request, body) if JSON_BYTES in request.headers else None
     loop = asyncio.get_running_loop()
     admission.enter()
