@@ -14,6 +14,7 @@ from include.errors import SpecError
 from include.training.checkpoint_writer import CheckpointWriter
 from include.training.loop import Loop
 from include.training.precision import require_precision
+from include.training.randomness import seed_all
 from include.training.ranks import Ranks
 from include.training.tabular import NetworkInputs
 
@@ -87,15 +88,7 @@ def fit(
     newest = _restore(loop, checkpoints, say=say)
     since = time.perf_counter()
     with CheckpointWriter(checkpoints, newest=newest, say=say) as writer:
-        try:
-            _run(loop, writer, should_stop=should_stop, say=say)
-        except RuntimeError as error:
-            if not ranks.is_lost(error):
-                raise
-            where = f"in epoch {loop.epoch}, step {loop.step}, to {str(error).splitlines()[0]}"
-            raise InterruptedTrainingError(
-                f"lost another process {where}; of its checkpoints {writer.name_newest()}"
-            ) from error
+        _run(loop, writer, should_stop=should_stop, say=say)
     spent_s = time.perf_counter() - since
     return Fitted(
         network=loop.best_network(),
@@ -111,6 +104,21 @@ def _say_nothing(_line: str) -> None:
 
 
 def _run(loop: Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Train to the end, as long as all processes are there."""
+    try:
+        _run_steps(loop, writer, should_stop=should_stop, say=say)
+    except RuntimeError as error:
+        if not loop.ranks.is_lost(error):
+            raise
+        where = f"in epoch {loop.epoch}, step {loop.step}, to {str(error).splitlines()[0]}"
+        raise InterruptedTrainingError(
+            f"lost another process {where}; of its checkpoints {writer.name_newest()}"
+        ) from error
+
+
+def _run_steps(
+    loop: Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool], say: Callable[[str], None]
+) -> None:
     """Train to the end, and save what may be lost: every so many seconds, and when asked to stop."""
     is_first, saved_at = loop.ranks.is_first, time.monotonic()
     while not loop.is_done:
@@ -149,7 +157,7 @@ def _make_deterministic(seed: int) -> None:
     # Not use_deterministic_algorithms(): it does the same, and imports torch's compiler first, 1 to 3 s.
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.backends.cudnn.benchmark = False
-    torch.manual_seed(seed)
+    seed_all(seed)
 
 
 def _machine(ranks: Ranks) -> dict[str, str]:

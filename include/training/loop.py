@@ -18,6 +18,7 @@ from include.errors import BadInputError
 from include.training.loader import Batches
 from include.training.optimizer import AdamW, scheduled_rate
 from include.training.precision import Precision
+from include.training.randomness import host_state, seed_all, set_host_state
 from include.training.result import Epoch
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state_dict(),
             "random": self.ranks.gather(torch.get_rng_state()),
+            "random_host": self.ranks.gather(host_state()),
             "random_gpu": self.ranks.gather(torch.cuda.get_rng_state(self.ranks.device)) if is_gpu else [],
         }
 
@@ -206,6 +208,7 @@ class Loop:
             self._own_random()
             return
         torch.set_rng_state(state["random"][self.ranks.rank])
+        set_host_state(state["random_host"][self.ranks.rank])
         if self.ranks.device.type == "cuda" and state["random_gpu"]:
             torch.cuda.set_rng_state(state["random_gpu"][self.ranks.rank], self.ranks.device)
 
@@ -238,7 +241,7 @@ class Loop:
 
     def _own_random(self) -> None:
         """Draw other random numbers than the other processes, and than before."""
-        torch.manual_seed((self.job.seed + self.ranks.rank) * _SEED_STRIDE + self.total_steps)
+        seed_all((self.job.seed + self.ranks.rank) * _SEED_STRIDE + self.total_steps)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: value.detach().clone() for name, value in self.average.state_dict().items()}

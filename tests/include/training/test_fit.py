@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 from include.errors import BadInputError
+from include.models.flight_delays import network
 from include.tasks import Head
 from include.training.checkpoints import Checkpoints
 from include.training.export import export_onnx
@@ -335,6 +337,32 @@ def test_the_learning_rate_rises_and_falls(storage: Storage) -> None:
     assert found == pytest.approx([0.0025, 0.01, 0.01, 0.005, 0.0])
     constant = training.model_copy(update={"schedule": "constant", "warmup_steps": 0})
     assert scheduled_rate(constant, step=31, of=8) == training.learning_rate
+
+
+class Noisy(torch.nn.Module):
+    """A network of one's own that draws from NumPy's and Python's generators while it learns."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+        raw: torch.Tensor = self.network(categorical_BC, numeric_BN)
+        return raw + (np.random.normal() + random.gauss(0, 1) if self.training else 0)  # noqa: NPY002 - as people write
+
+
+def test_a_network_that_draws_from_numpy_and_python_resumes_as_if_nothing_had_happened(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.lake.storage import Storage as Lake
+
+    build = network.build_network
+    monkeypatch.setattr(network, "build_network", lambda inputs: Noisy(build(inputs)))
+    disturbed, wanted = prepare(storage), prepare(Lake(root=str(tmp_path / "undisturbed"))).fit()
+    with pytest.raises(InterruptedTrainingError):
+        disturbed.fit(should_stop=EndAfter(11, is_polite=True))
+    np.random.normal()  # noqa: NPY002 - what another process has drawn
+    assert_equal(disturbed.fit(), wanted, disturbed.rows)
 
 
 def test_it_says_how_long_it_waited_for_rows_and_what_the_bits_depend_on(undisturbed: Fitted) -> None:
