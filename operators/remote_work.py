@@ -55,7 +55,7 @@ class Work:
         from include.training.submit import submit_job
 
         spec, storage = load_spec(task.model), LakeHook(task.lake_conn_id).get_conn()
-        profile = resolve_profile(spec.training, name=task.profile)
+        profile = resolve_profile(spec.training, name=task.profile)  # before a job is written: it may be no profile
         if job_uri:
             job = load_job(job_uri, storage=storage)
         else:
@@ -64,7 +64,7 @@ class Work:
         training = RemoteTraining(
             name=remote_name(task.model, key),
             labels=remote_labels(task.model, key, job_key=job.key, lake=storage.root),
-            profile=profile,
+            profile=profile.for_commit(job.commit),
             job_uri=job.uri,
             deadline_s=profile.deadline_s or spec.training.timeout_s,
             annotations=remote_annotations(key),

@@ -56,7 +56,7 @@ class Profile(Frozen):
     """What one training takes, and on which nodes."""
 
     description: str = Field(description="For whom it is, in one sentence.")
-    image: str = Field(description="Image with the trainer.")
+    image: str = Field(description="Image with the trainer; {commit} in it is the commit of the job's code.")
     namespace: str = Field(default="default", description="Namespace of the pods.")
     num_gpus: int = Field(default=0, ge=0, description="GPUs, or shares of them, of each pod.")
     gpu_kind: str | None = Field(default=None, description="Value of the node's label nvidia.com/gpu.product.")
@@ -96,6 +96,10 @@ class Profile(Frozen):
         if self.is_spot and not (self.node_selector or self.node_affinity):
             raise ValueError("is_spot needs a node_selector or a node_affinity that names the spot nodes")
         return self
+
+    def for_commit(self, commit: str) -> Profile:
+        """Return it with the image of a commit, which a trainer needs; a tag cannot hold the + of a commit's name."""
+        return self.model_copy(update={"image": self.image.replace("{commit}", commit.replace("+", "-"))})
 
     @property
     def gpu_resource(self) -> str:

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 TRAINING = load_spec("flight_delays").training
 PROFILES = read_profiles().profiles
 ANY: dict[str, Any] = {"description": "for a test", "image": "trainer:1"}
+
+
+def test_an_image_may_name_the_commit_of_the_job() -> None:
+    profile = Profile.model_validate(ANY | {"image": "registry/trainer:{commit}"})
+    assert profile.for_commit("abc-dirty-1+models-2").image == "registry/trainer:abc-dirty-1-models-2"
+    assert Profile.model_validate(ANY).for_commit("abc").image == "trainer:1"
+    assert all("{commit}" in shipped.image for shipped in read_profiles().profiles.values())
+
+
 GPU_TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
 SPOT_TAINT = {"key": "tradewind/spot", "value": "true", "effect": "NoSchedule"}
 
