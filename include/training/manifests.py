@@ -143,10 +143,6 @@ def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> d
     profile = training.profile
     template = pod_spec(training, command=[], container=TRAINJOB_CONTAINER)
     (container,) = template["containers"]
-    patched = {key: template[key] for key in _PATCHABLE if key in template}
-    patched["containers"] = [{key: container[key] for key in ("name", "volumeMounts", "securityContext")}]
-    labels = {"labels": dict(training.labels)}
-    job = {"template": {"metadata": labels, "spec": {"template": {"metadata": labels, "spec": patched}}}}
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -164,16 +160,19 @@ def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> d
                 "resourcesPerNode": container["resources"],
                 "env": [*_environment(profile), *_storage_environment(profile)],
             },
-            "runtimePatches": [
-                {
-                    "manager": "tradewind/training",
-                    "trainingRuntimeSpec": {
-                        "template": {"spec": {"replicatedJobs": [{"name": TRAINJOB_CONTAINER, **job}]}}
-                    },
-                }
-            ],
+            "runtimePatches": [_runtime_patch(template, labels=dict(training.labels))],
         },
     }
+
+
+def _runtime_patch(template: dict[str, Any], *, labels: dict[str, str]) -> dict[str, Any]:
+    """Return what a TrainJob says about the pods of its runtime beyond what has fields of its own."""
+    (container,) = template["containers"]
+    patched = {key: template[key] for key in _PATCHABLE if key in template}
+    patched["containers"] = [{key: container[key] for key in ("name", "volumeMounts", "securityContext")}]
+    named = {"metadata": {"labels": labels}}
+    job = {"name": TRAINJOB_CONTAINER, "template": {**named, "spec": {"template": {**named, "spec": patched}}}}
+    return {"manager": "tradewind/training", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}}}
 
 
 _PATCHABLE = (
@@ -189,14 +188,10 @@ _PATCHABLE = (
 
 
 def _environment(profile: Profile) -> list[dict[str, Any]]:
-    """Return what the trainer cannot see for itself: its GPUs, which it checks first, and what an hour costs.
-
-    A MIG slice is not checked: the driver tells it nothing about the GPU that it is a part of.
-    """
-    num_gpus = 0 if profile.gpu_share.startswith("mig-") else profile.num_gpus
+    """Return what the trainer cannot see for itself: its GPUs, which it checks first, and what an hour costs."""
     price = profile.price_per_hour * profile.num_pods
-    found = {GPUS_VARIABLE: f"{num_gpus}" if num_gpus else "", PRICE_VARIABLE: f"{price:g}" if price else ""}
-    return [{"name": name, "value": value} for name, value in found.items() if value]
+    found = {GPUS_VARIABLE: profile.num_gpus, PRICE_VARIABLE: price}
+    return [{"name": name, "value": f"{value:g}"} for name, value in found.items() if value]
 
 
 def _storage_environment(profile: Profile) -> list[dict[str, Any]]:

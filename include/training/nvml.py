@@ -1,7 +1,7 @@
 """NVIDIA's management library, as far as a training needs it; it comes with the driver, so without one there is none.
 
-Called directly: five functions of a stable C interface, against a package more in every trainer image. Source: NVML API
-reference, device queries (nvml.h).
+Called directly: some functions of a stable C interface, against a package more in every trainer image. Source: NVML API
+reference, device queries and multi instance GPU management (nvml.h).
 """
 
 from __future__ import annotations
@@ -67,14 +67,29 @@ class Nvml:
         count = ctypes.c_uint()
         if self.library.nvmlDeviceGetCount_v2(ctypes.byref(count)) != _OK:
             return []
-        found = (self._gpu(index) for index in range(count.value))
-        return [gpu for gpu in found if gpu is not None]
+        handles = [handle for index in range(count.value) for handle in self._handles(index)]
+        return [gpu for handle in handles if (gpu := self._gpu(handle)) is not None]
 
-    def _gpu(self, index: int) -> GpuState | None:
-        handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(_TEXT_BYTES)
+    def _handles(self, index: int) -> list[ctypes.c_void_p]:
+        """Return a GPU, or the slices of it that this process may see: a slice knows its own memory, the whole not."""
+        whole, mode, pending = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
+        if self.library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(whole)) != _OK:
+            return []
+        try:
+            status = self.library.nvmlDeviceGetMigMode(whole, ctypes.byref(mode), ctypes.byref(pending))
+        except AttributeError:  # a driver from before there were slices
+            return [whole]
+        num_slices = ctypes.c_uint()
+        if status != _OK or not mode.value:
+            return [whole]
+        self.library.nvmlDeviceGetMaxMigDeviceCount(whole, ctypes.byref(num_slices))
+        found = [ctypes.c_void_p() for _ in range(num_slices.value)]
+        by_index = self.library.nvmlDeviceGetMigDeviceHandleByIndex
+        return [one for at, one in enumerate(found) if by_index(whole, ctypes.c_uint(at), ctypes.byref(one)) == _OK]
+
+    def _gpu(self, handle: ctypes.c_void_p) -> GpuState | None:
+        name = ctypes.create_string_buffer(_TEXT_BYTES)
         memory, utilization = _Memory(), _Utilization()
-        if self.library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle)) != _OK:
-            return None
         if self.library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != _OK:
             return None
         self.library.nvmlDeviceGetName(handle, name, ctypes.c_uint(_TEXT_BYTES))

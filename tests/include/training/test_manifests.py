@@ -155,4 +155,7 @@ def test_the_pods_of_a_job_find_each_other_and_end_together() -> None:
 def test_secrets_are_named_and_never_held() -> None:
     env: list[dict[str, Any]] = train_job(training(FULL))["spec"]["trainer"]["env"]
     assert {entry["valueFrom"]["secretKeyRef"]["name"] for entry in env if entry not in TOLD} == {"tradewind-lake"}
-    assert train_job(training(PROFILES["gpu_mig"]))["spec"]["trainer"]["env"] == [TOLD[1] | {"value": "0.4"}]
+    assert train_job(training(PROFILES["gpu_mig"]))["spec"]["trainer"]["env"] == [
+        TOLD[0] | {"value": "1"},
+        TOLD[1] | {"value": "0.4"},
+    ]

@@ -115,6 +115,12 @@ def test_the_library_says_what_the_gpus_do(stub: Nvml) -> None:
     assert Nvml.load("libnone.so.1") is None
 
 
+def test_a_slice_of_a_gpu_speaks_for_itself(stub: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_NVML_SLICED", "1")
+    first, _ = stub.gpus()
+    assert first == GpuState(name="Stub GPU", used_frac=None, used_bytes=1 << 33, free_bytes=1 << 33)
+
+
 @pytest.mark.skipif(HAS_DRIVER, reason="needs a machine without an NVIDIA driver")
 def test_a_training_that_was_given_gpus_never_trains_without(
     job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
