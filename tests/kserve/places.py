@@ -93,6 +93,8 @@ def kserve_place(
             "token_secret": "tradewind-token",
             "env_secret": "lake",
             "service_account": "models",
+            "packages_claim": "packages",
+            "packages_folder": "/",
             "prometheus_url": prometheus.url,
             "scrape_interval_s": SCRAPE_INTERVAL_S,
             "ready_timeout_s": 100,

@@ -228,6 +228,15 @@ def test_a_connection_says_what_it_lacks(changes: dict[str, Any], said: str) -> 
         KServeSettings.read(raw, conn_id="kserve_default")
 
 
+def test_a_package_that_no_pod_can_read_is_not_deployed(knative: OnKServe, artifact: Callable[[str], Artifact]) -> None:
+    services = knative.target.services
+    nowhere = services.settings.model_copy(update={"packages_folder": "/srv/mlflow"})
+    target = replace(knative.target, services=replace(services, settings=nowhere))
+    with pytest.raises(SetupError, match=r"must be where pods can read it, in S3 or .* below /srv/mlflow/; got /"):
+        target.deploy(artifact("1"))
+    assert knative.cluster.num_applied == 0
+
+
 def test_the_spec_chooses_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {
         "namespace": "ml",

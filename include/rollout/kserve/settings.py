@@ -43,6 +43,8 @@ class KServeSettings(Frozen):
     runtime: str = Field(default="tradewind", description="ServingRuntime of the serving image, in Standard mode.")
     token_secret: str = Field(default="", description="Secret whose key `token` is the admin token of the pods.")
     env_secret: str = Field(default="", description="Secret whose keys become the pods' environment: the lake's keys.")
+    packages_claim: str = Field(default="", description="Volume claim of the packages, if they are not in S3.")
+    packages_folder: str = Field(default="/srv/mlflow", description="Where that is mounted: the folder in their URIs.")
     service_account: str = Field(default="", description="Service account of the pods.")
     min_replicas: int = Field(default=1, ge=1, description="Pods of a version.")
     resources: Mapping[str, Mapping[str, str]] = Field(
@@ -91,6 +93,21 @@ def _bad_connection(conn_id: str, said: str) -> SetupError:
     )
 
 
+def require_reachable(settings: KServeSettings, artifact: Artifact) -> None:
+    """Make sure that a pod can read a package.
+
+    Raises:
+        SetupError: It is in a folder that no claim of the settings holds.
+    """
+    folder = settings.packages_folder.rstrip("/") + "/"
+    if artifact.uri.startswith("s3://") or (settings.packages_claim and artifact.uri.startswith(folder)):
+        return
+    raise SetupError(
+        f"package of {artifact.model!r} v{artifact.version} must be where pods can read it, in S3 or on the volume of "
+        f"packages_claim below {folder}; got {artifact.uri}. Nothing was changed. Keep MLflow's artifacts there."
+    )
+
+
 def service_name(model: str) -> str:
     """Return the name of a model's InferenceService.
 
@@ -115,9 +132,13 @@ def predictor(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
     }
     if settings.service_account:
         found["serviceAccountName"] = settings.service_account
+    volumes: list[dict[str, Any]] = []
     if settings.token_secret:
-        found["volumes"] = [{"name": "token", "secret": {"secretName": settings.token_secret}}]
-    return found
+        volumes.append({"name": "token", "secret": {"secretName": settings.token_secret}})
+    if settings.packages_claim:
+        claim = {"claimName": settings.packages_claim, "readOnly": True}
+        volumes.append({"name": "packages", "persistentVolumeClaim": claim})
+    return {**found, "volumes": volumes} if volumes else found
 
 
 def container(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
@@ -128,7 +149,10 @@ def container(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
     found: dict[str, Any] = {"resources": {name: dict(held) for name, held in settings.resources.items()}}
     if settings.env_secret:
         found["envFrom"] = [{"secretRef": {"name": settings.env_secret}}]
+    mounts = []
     if settings.token_secret:
         arguments += ["--token-file", f"{_TOKEN_FOLDER}/token"]
-        found["volumeMounts"] = [{"name": "token", "mountPath": _TOKEN_FOLDER, "readOnly": True}]
-    return {**found, "args": arguments}
+        mounts.append({"name": "token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
+    if settings.packages_claim:
+        mounts.append({"name": "packages", "mountPath": settings.packages_folder, "readOnly": True})
+    return {**found, "volumeMounts": mounts, "args": arguments} if mounts else {**found, "args": arguments}

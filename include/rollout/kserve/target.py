@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from include.errors import BadInputError, NotFoundError
 from include.rollout.decision import RolloutState
-from include.rollout.kserve.settings import VERSION
+from include.rollout.kserve.settings import VERSION, require_reachable
 from include.rollout.target import KSERVE, Capabilities, GoldenResult
 from include.serving.client import ModelServerClient
 from include.serving.versions import read_registered
@@ -46,8 +46,10 @@ class KServeTarget:
 
         Raises:
             CorruptArtifactError: The package does not match its digest.
-            SetupError: KServe refuses the object, or the version did not get ready; the champion serves on.
+            SetupError: No pod can read the package, KServe refuses the object, or the version did not get ready; the
+                champion serves on.
         """
+        require_reachable(self.services.settings, artifact)
         read_registered(model=artifact.model, version=artifact.version, uri=artifact.uri, digest=artifact.digest)
         seen = self.services.see(artifact.model)
         held, routes = self.services.mode.package_of(seen, artifact.version), self.services.mode.routes(seen)
