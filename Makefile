@@ -60,6 +60,9 @@ bench-models: setup-dev ## Let Airflow parse a thousand models on two cores and 
 bench-faults: setup-dev ## Let 1,000 fault sequences befall trainings and write benchmarks/training_faults.json.
 	@TRADEWIND_BENCH_TO=benchmarks/training_faults.json $(PY) -m pytest -q -s -m chaos tests/kubernetes/test_fault_sequences.py
 
+bench-rollout: setup-dev ## Simulate ten thousand rollouts of each kind and write benchmarks/rollout.json.
+	@TRADEWIND_BENCH_TO=benchmarks/rollout.json $(PY) -m pytest -q -s -m chaos tests/bench/test_rollout.py
+
 bench-serving: setup-dev ## Put the model server beside MLflow's, LitServe and BentoML, and write benchmarks/serving.json.
 	@TRADEWIND_BENCH_TO=benchmarks/serving.json $(PY) -m pytest -q -s -m chaos tests/bench/test_serving.py
 

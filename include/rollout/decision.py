@@ -187,9 +187,17 @@ def decide(
 
 
 def decide_stage(
-    state: RolloutState, *, version: str, stage: Stage, share_pct: float, rollout: RolloutSpec
+    state: RolloutState,
+    *,
+    version: str,
+    stage: Stage,
+    share_pct: float,
+    rollout: RolloutSpec,
+    before: RolloutState | None = None,
 ) -> Decision:
-    """Return the decision on a version at its stage of a rollout, from the router's state alone.
+    """Return the decision on a version at its stage of a rollout, from the target's state alone.
+
+    Who looked earlier may pass what it saw as `before`: counts that fell since then are an error.
 
     A version that is the champion already has passed. One that is no longer routed as the stage expects fails: a
     person or another run took it out, and its counters say nothing about this stage.
@@ -201,6 +209,9 @@ def decide_stage(
         got = f"champion {state.champion}, canary {state.canary} at {state.canary_share_pct:g} %, shadow {state.shadow}"
         wanted = f"version {version} must be the {stage}" + (f" at {share_pct:g} %" if stage == "canary" else "")
         return Decision(verdict=Verdict.FAIL, reasons=(f"routes changed: {wanted}; got {got}",), evidence={})
+    fallen = runs_backwards(before, state) if before else []
+    if fallen:
+        return Decision(verdict=Verdict.ERROR, reasons=tuple(fallen), evidence={})
     known = state.labels
     return decide(
         challenger=state.of(version, stage),

@@ -48,9 +48,9 @@ def log_evidence_above(total: float, *, num: int, limit: float) -> float:
     if limit <= 0:
         return math.inf if total > 0 else 0.0
     total = min(max(total, 0.0), float(num))
-    return _log_sum(
+    return log_sum(
         log_weight + total * log_hit + (num - total) * log_miss if total < num else log_weight + total * log_hit
-        for log_weight, log_hit, log_miss in _bets(limit)
+        for log_weight, log_hit, log_miss in bets(limit)
     )
 
 
@@ -71,7 +71,7 @@ def log_evidence_of_two(places: Iterable[tuple[float, float]]) -> float:
             challenger if it is there, and the evidence that it is not there. The places must cover all that is
             possible. Half of the second is staked, so that a champion of whom little is known takes little away.
     """
-    return min(against + _log_sum((math.log(0.5), math.log(0.5) + elsewhere)) for against, elsewhere in places)
+    return min(against + log_sum((math.log(0.5), math.log(0.5) + elsewhere)) for against, elsewhere in places)
 
 
 def log_evidence_of_mean(*, num: int, mean: float, deviation: float, limit: float) -> float:
@@ -97,7 +97,7 @@ _MIXTURE_VARIANCE = 0.01
 
 
 @lru_cache(maxsize=4096)
-def _bets(limit: float) -> tuple[tuple[float, float, float], ...]:
+def bets(limit: float) -> tuple[tuple[float, float, float], ...]:
     """Return (log weight, log ratio of a 1, log ratio of a 0) of each mean above the limit that is bet on.
 
     The means have distances from the limit that shrink by a factor, on the scale asin(sqrt(t)) on which equal
@@ -106,14 +106,14 @@ def _bets(limit: float) -> tuple[tuple[float, float, float], ...]:
     start = math.asin(math.sqrt(limit))
     room = math.pi / 2 - start
     rest = (1 - _EXTREME_WEIGHT) / (_NUM_ALTERNATIVES - 1)
-    bets = [(math.log(_EXTREME_WEIGHT), -math.log(limit), -math.inf)]
+    found = [(math.log(_EXTREME_WEIGHT), -math.log(limit), -math.inf)]
     for step in range(1, _NUM_ALTERNATIVES):
         mean = math.sin(start + room / _SPACING**step) ** 2
-        bets.append((math.log(rest), math.log(mean / limit), math.log((1 - mean) / (1 - limit))))
-    return tuple(bets)
+        found.append((math.log(rest), math.log(mean / limit), math.log((1 - mean) / (1 - limit))))
+    return tuple(found)
 
 
-def _log_sum(logs: Iterable[float]) -> float:
+def log_sum(logs: Iterable[float]) -> float:
     """Return log(sum(exp(x))) without overflow."""
     found = list(logs)
     largest = max(found)

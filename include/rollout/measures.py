@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ERROR_STEP = 1.1
 _LEAST_ERROR_FRAC = 1e-4
 _NUM_ERROR_STEPS = round(math.log(1 / _LEAST_ERROR_FRAC) / math.log(_ERROR_STEP))
-_ERROR_FRACS = (0.0, *(_LEAST_ERROR_FRAC ** (1 - step / _NUM_ERROR_STEPS) for step in range(_NUM_ERROR_STEPS + 1)))
+ERROR_FRACS = (0.0, *(_LEAST_ERROR_FRAC ** (1 - step / _NUM_ERROR_STEPS) for step in range(_NUM_ERROR_STEPS + 1)))
 """Where a champion's error rate could be: between two neighbours."""
 
 
@@ -65,14 +65,14 @@ def error_increase(*, challenger: Counters, champion: Counters, margin: float) -
             log_evidence_above(ours[0], num=ours[1], limit=high),
             log_evidence_below(theirs[0], num=theirs[1], limit=low) if low else 0.0,
         )
-        for low, high in pairwise(_ERROR_FRACS)
+        for low, high in pairwise(ERROR_FRACS)
     )
     not_worse = log_evidence_of_two(
         (
             math.inf if low + margin > 1 else log_evidence_below(ours[0], num=ours[1], limit=low + margin),
             log_evidence_above(theirs[0], num=theirs[1], limit=high),
         )
-        for low, high in pairwise(_ERROR_FRACS)
+        for low, high in pairwise(ERROR_FRACS)
     )
     found = f"{ours[0]} of {ours[1]} requests failed (champion {theirs[0]} of {theirs[1]}, margin {margin:g})"
     return Measure(name="errors", worse=worse, not_worse=not_worse, found=found)

@@ -65,11 +65,13 @@ class CanarySettledTrigger(BaseTrigger):
         rollout = spec.rollout
         loop = asyncio.get_running_loop()
         heard_at_s = loop.time()
+        before: RolloutState | None = None
         async with self._reader(spec) as read:
             while True:
                 try:
-                    decision = self._decide(await read(), rollout)
-                    heard_at_s = loop.time()
+                    state = await read()
+                    decision = self._decide(state, rollout, before=before)
+                    before, heard_at_s = state, loop.time()
                 except (aiohttp.ClientError, TimeoutError, ServiceError) as error:
                     self.log.warning("%s of %s: %r", self.stage, self.model, error)
                     decision = _unheard(silent_s=loop.time() - heard_at_s, rollout=rollout)
@@ -98,8 +100,10 @@ class CanarySettledTrigger(BaseTrigger):
 
             yield read
 
-    def _decide(self, state: RolloutState, rollout: RolloutSpec) -> Decision:
-        return decide_stage(state, version=self.version, stage=self.stage, share_pct=self.share_pct, rollout=rollout)
+    def _decide(self, state: RolloutState, rollout: RolloutSpec, *, before: RolloutState | None) -> Decision:
+        return decide_stage(
+            state, version=self.version, stage=self.stage, share_pct=self.share_pct, rollout=rollout, before=before
+        )
 
 
 def _unheard(*, silent_s: float, rollout: RolloutSpec) -> Decision:

@@ -191,6 +191,9 @@ def test_counts_that_fall_under_the_same_routes_are_told() -> None:
     assert runs_backwards(before, before) == []
     assert runs_backwards(before, fewer) == ["version 2 as canary had 10 requests and now 9"]
     assert runs_backwards(before, replace(fewer, revision=4)) == []
+    seen = replace(CANARY, counters={**CANARY.counters, ("2", "canary"): counted(501)})
+    lost = decide_stage(CANARY, version="2", stage="canary", share_pct=10, rollout=ROLLOUT, before=seen)
+    assert (lost.verdict, lost.reasons) == ("error", ("version 2 as canary had 501 requests and now 500",))
 
 
 @pytest.mark.parametrize(("elapsed_s", "expected"), [(59.9, "keep_waiting"), (60.0, "inconclusive")])
