@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from include.serving.client import infer_body
-from tests.running import MODEL
+from tests.running import MODEL, ROOT
 from tests.tiny_models import request_columns
 
 if TYPE_CHECKING:
@@ -56,6 +56,16 @@ def inputs(num_rows: int = 3, *, is_binary: bool = True, **changes: Any) -> list
 
 def output(*, is_binary: bool, name: str = "probability") -> list[Any]:
     return [triton.InferRequestedOutput(name, binary_data=is_binary)]
+
+
+def test_the_example_of_the_page_runs(champion: RunningModelServer, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "pages" / "model-server.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    assert '"127.0.0.1:8500"' in example
+    exec(example.replace("127.0.0.1:8500", f"127.0.0.1:{champion.port}"), {})
+    version, _, score = capsys.readouterr().out.partition(" ")
+    assert version == "1"
+    assert 0 < float(score.strip("[] \n")) < 1
 
 
 def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
