@@ -26,6 +26,7 @@ from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router
 from include.serving.sandbox import SandboxLimits
+from include.serving.spans import tracing
 from include.serving.token import AdminToken
 
 EXIT_SETUP = 78
@@ -92,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1024,
         help="most predictions that wait for their files; then a sample is kept",
     )
+    parser.add_argument(
+        "--otlp-endpoint", help="address of an OpenTelemetry collector, which gets spans by HTTP; none: OTEL_* say"
+    )
     limits = SandboxLimits()
     parser.add_argument(
         "--sandbox-memory-gib", type=float, default=limits.memory_gib, help="most memory of a version that is tried out"
@@ -132,6 +136,7 @@ def _app(options: argparse.Namespace) -> web.Application:
         max_body_bytes=options.max_body_bytes,
         trust=_trust(options.trusted_key_file),
         admission=Admission(max_per_s=options.max_requests_per_s, max_pending=options.max_pending),
+        tracing=tracing(options.otlp_endpoint),
     )
 
 

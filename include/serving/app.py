@@ -28,6 +28,7 @@ from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
 from include.serving.protocol import RequestError, metadata
 from include.serving.repository import repository_routes
+from include.serving.spans import NO_TRACE, Trace, Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,8 @@ _LOG = logging.getLogger(__name__)
 
 ENGINE = web.AppKey("engine", Engine)
 ADMISSION = web.AppKey("admission", Admission)
+TRACING: web.AppKey[Tracing | None] = web.AppKey("tracing")
+TRACE = web.RequestKey("trace", Trace)
 JSON_BYTES = "Inference-Header-Content-Length"
 """Header that says how long the JSON of a body is; binary tensors follow it."""
 EXTENSIONS = ("binary_tensor_data", "model_repository", "router", "metrics")
@@ -66,12 +69,13 @@ def make_app(
     max_body_bytes: int,
     admission: Admission,
     trust: Trust | None = None,
+    tracing: Tracing | None = None,
 ) -> web.Application:
     """Return the application; without a token every admin call is refused, without trust no signature is asked for."""
     admin = Admin(engine, trust)
     as_sent = {"auto_decompress": False}
     app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors], handler_args=as_sent)
-    app[ENGINE], app[ADMISSION] = engine, admission
+    app[ENGINE], app[ADMISSION], app[TRACING] = engine, admission, tracing
     app.add_routes(
         [
             web.get("/v2", _server),
@@ -148,6 +152,8 @@ async def _start(app: web.Application) -> None:
 
 async def _stop(app: web.Application) -> None:
     await asyncio.get_running_loop().run_in_executor(None, app[ENGINE].close)
+    if tracing := app[TRACING]:
+        await asyncio.get_running_loop().run_in_executor(None, tracing.close)
 
 
 async def _server(_request: web.Request) -> web.Response:
@@ -187,10 +193,13 @@ async def _infer(request: web.Request) -> web.StreamResponse:
     model = request.match_info["model"]
     started = time.perf_counter()
     response: web.StreamResponse | None = None
+    tracing = request.app[TRACING]
+    trace = request[TRACE] = tracing.begin(request.headers, model=model) if tracing else NO_TRACE
     try:
         response = await json_errors(request, _score)
         return response
     finally:
+        trace.end(status=response.status if response else 0)
         seconds = time.perf_counter() - started
         known = model if model in engine.models else None
         engine.metrics.answered(model=known, status=response.status if response else 0, seconds=seconds)
