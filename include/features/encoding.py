@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from include.errors import CorruptArtifactError
@@ -37,6 +38,14 @@ class Encoding:
         """Names of the categorical inputs, in order."""
         return tuple(self.vocabulary)
 
+    @cached_property
+    def _indices(self) -> dict[str, dict[str, int]]:
+        """Categorical input -> its known values' indices."""
+        return {
+            name: {value: number for number, value in enumerate(values, start=UNKNOWN + 1)}
+            for name, values in self.vocabulary.items()
+        }
+
     def encode(self, columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Return `(categorical_BC int64, numeric_BN float32)` of rows given as columns of equal length.
 
@@ -47,8 +56,7 @@ class Encoding:
 
         num_rows = len(columns[(*self.categorical, *self.numeric)[0]])
         categorical_BC = np.zeros((num_rows, len(self.vocabulary)), dtype=np.int64)
-        for position, (name, values) in enumerate(self.vocabulary.items()):
-            index = {value: number for number, value in enumerate(values, start=UNKNOWN + 1)}
+        for position, (name, index) in enumerate(self._indices.items()):
             categorical_BC[:, position] = [index.get(value, UNKNOWN) for value in columns[name]]
         numeric_BN = np.empty((num_rows, len(self.numeric)), dtype=np.float32)
         for position, name in enumerate(self.numeric):

@@ -28,6 +28,7 @@ from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
 from include.serving.protocol import RequestError, metadata
 from include.serving.repository import repository_routes
+from include.serving.scoring import Asked
 from include.serving.spans import NO_TRACE, Trace, Tracing
 
 if TYPE_CHECKING:
@@ -212,15 +213,12 @@ async def _score(request: web.Request) -> web.Response:
     if ENCODING in request.headers:
         body = decompress(body, encoding=request.headers[ENCODING], max_bytes=request.client_max_size)
     json_bytes = _json_bytes(request, body) if JSON_BYTES in request.headers else None
-    loop = asyncio.get_running_loop()
     admission.enter()
     try:
-        scored = await loop.run_in_executor(engine.pool, engine.score, model, body, json_bytes, named)
+        scored = await engine.infer(model, Asked(body, json_bytes, named, request[TRACE]))
     finally:
         admission.leave()
-    engine.account(scored)
-    if named is None:
-        engine.mirror(scored, loop.call_soon_threadsafe)
+    request[TRACE].mark("log")
     if scored.answer is None:
         raise ServiceError("The model could not score this request; nothing was answered. A retry may be.")
     if scored.answer.json_bytes is None:

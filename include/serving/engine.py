@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
 from include.serving.counters import Work
+from include.serving.microbatch import MicroBatcher
 from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
-from include.serving.scoring import Scored, ServedModel, attempt, disagreement_of, score_request
+from include.serving.scoring import NAMED, ServedModel, attempt, disagreement_of, score_requests
 from include.serving.versions import LoadedVersion, load_version, read_registered
 from include.spec import load_spec
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from include.serving.counters import Counted
     from include.serving.features import FeatureLookup
     from include.serving.metrics import ServerMetrics
     from include.serving.prediction_log import PredictionLog
     from include.serving.router import Router, Routes
+    from include.serving.scoring import Asked, Result, Scored
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Engine:
     is_restored: bool = False
     pool: ThreadPoolExecutor = field(init=False)
     _shadow_pool: ThreadPoolExecutor = field(init=False)
+    _batcher: MicroBatcher = field(init=False)
     _num_shadows: int = 0
     _tried_out: set[str] = field(default_factory=set)
 
@@ -64,6 +67,13 @@ class Engine:
         """Start the worker threads."""
         self.pool = ThreadPoolExecutor(self.num_threads, "score")
         self._shadow_pool = ThreadPoolExecutor(1, "shadow")
+        self._batcher = MicroBatcher(
+            run=self.score,
+            done=self._done,
+            delay_ms_of=self._delay_ms,
+            pool=self.pool,
+            max_running=max(1, self.num_threads - 1),
+        )
 
     def close(self) -> None:
         """Finish what the workers have begun, then write the log."""
@@ -201,15 +211,24 @@ class Engine:
                 reasons.extend(self.lookup.unready(served.spec))
         return reasons
 
-    def score(self, model: str, body: bytes, json_bytes: int | None = None, named: str | None = None) -> Scored:
-        """Answer one request, by the version that it names or else by the routes; runs in a worker.
+    async def infer(self, model: str, asked: Asked) -> Scored:
+        """Answer one request, together with others that wait; it is counted, logged and mirrored when this returns.
 
         Raises:
             NotFoundError: No such model, or no such version.
             BadInputError: The request is not what the model needs.
             ServiceError: There is no champion yet, or the online store does not answer.
         """
-        return score_request(self.served(model), self.lookup, body, json_bytes=json_bytes, named=named)
+        return await self._batcher.score(model, asked)
+
+    def score(self, model: str, batch: Sequence[Asked]) -> list[Result]:
+        """Answer requests to one model, from one snapshot of its routes; runs in a worker.
+
+        Raises:
+            NotFoundError: No such model.
+            ServiceError: It is not loaded yet.
+        """
+        return score_requests(self.served(model), self.lookup, batch)
 
     def served(self, model: str) -> ServedModel:
         """Return what is served of a model.
@@ -226,6 +245,11 @@ class Engine:
                 f"model {model[:64]!r} must be one of those that are served ({known}). Deploy it first."
             )
         return self.models[model]
+
+    def _done(self, batch: Sequence[Scored]) -> None:
+        for scored in batch:
+            self.account(scored)
+        self.mirror([scored for scored in batch if scored.outcomes[0].role != NAMED])
 
     def account(self, scored: Scored) -> None:
         """Count and log what was done for a request; a process that is killed after this loses none of it."""
@@ -260,24 +284,31 @@ class Engine:
         """Return for how long a model's counters have counted: since its routes changed, while a server ran."""
         return max(0.0, self.router.age_s(model) - self.counted(model).away_s)
 
-    def mirror(self, scored: Scored, call_in_loop: Callable[..., Any]) -> None:
-        """Have the shadow score a copy, later and on a thread of its own; too many waiting copies are dropped."""
-        version = scored.served.routes.shadow
-        if version is None or version not in scored.served.versions:
+    def mirror(self, batch: Sequence[Scored]) -> None:
+        """Have the shadow score copies of one batch, later and on a thread of its own; too many waiting are dropped."""
+        served = batch[0].served if batch else None
+        version = served.routes.shadow if served else None
+        if served is None or version is None or version not in served.versions:
             return
-        if self._num_shadows >= MAX_SHADOW_PENDING:
-            self.metrics.shadow_dropped.inc()
+        copies = batch[: max(0, MAX_SHADOW_PENDING - self._num_shadows)]
+        self.metrics.shadow_dropped.inc(len(batch) - len(copies))
+        if not copies:
             return
-        self._num_shadows += 1
+        self._num_shadows += len(copies)
+        loop = asyncio.get_running_loop()
 
         def work() -> None:
-            outcome = attempt(scored.served, version, "shadow", scored.columns)
-            compared = replace(outcome, disagreement=disagreement_of(outcome, scored))
-            call_in_loop(finish, replace(scored, outcomes=(compared,)))
+            outcomes = attempt(served, version, "shadow", [scored.columns for scored in copies])
+            shadowed = [
+                replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
+                for scored, outcome in zip(copies, outcomes, strict=True)
+            ]
+            loop.call_soon_threadsafe(finish, shadowed)
 
-        def finish(shadowed: Scored) -> None:
-            self._num_shadows -= 1
-            self.account(shadowed)
+        def finish(shadowed: Sequence[Scored]) -> None:
+            self._num_shadows -= len(shadowed)
+            for scored in shadowed:
+                self.account(scored)
 
         self._shadow_pool.submit(work)
 
@@ -289,6 +320,10 @@ class Engine:
         if old is not None:
             return replace(old, spec=spec, reader=reader)
         return ServedModel(spec=spec, reader=reader, routes=state.routes, revision=state.revision)
+
+    def _delay_ms(self, model: str) -> float:
+        served = self.models.get(model)
+        return 0.0 if served is None else served.spec.serving.max_batch_delay_ms
 
     def _follow_router(self, model: str) -> None:
         state = self.router.state(model)

@@ -1,25 +1,29 @@
-"""Answers one request from a snapshot of what is served; runs in worker threads and changes nothing."""
+"""Answers requests from a snapshot of what is served; runs in worker threads and changes nothing."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from include.errors import NotFoundError, ServiceError
 from include.serving.agreement import disagreement_frac
 from include.serving.protocol import answer
 from include.serving.router import Routes
+from include.serving.spans import NO_TRACE, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from include.serving.features import FeatureLookup
-    from include.serving.protocol import Answer, RequestReader
+    from include.serving.protocol import Answer, InferRequest, RequestReader
     from include.serving.versions import LoadedVersion
     from include.spec import ModelSpec
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class Outcome:
     Args:
         version: The version.
         role: champion, canary or shadow.
-        latency_ms: Of its encoding and inference.
+        latency_ms: Of its encoding and inference; of a batch, its share by rows.
         predictions: A number for each row, or a list of them for each; None: it failed.
         disagreement: Of a shadow, the share of the rows that the champion predicted otherwise; None: not compared.
     """
@@ -91,60 +95,184 @@ class Scored:
     answer: Answer | None
 
 
-def score_request(
-    served: ServedModel, lookup: FeatureLookup, body: bytes, *, json_bytes: int | None, named: str | None
-) -> Scored:
-    """Score a request by the version that its key belongs to; the champion replaces a canary that fails or is missing.
+class Asked(NamedTuple):
+    """A request as it came.
 
-    A version that the caller named answers itself or fails, in a role of its own: it is evidence for no rollout.
+    Args:
+        body: Its JSON, and after it the binary tensors, if any.
+        json_bytes: Length of the JSON; None: all of the body.
+        named: Version that the caller named; None: the routes choose.
+        trace: Is told of each stage.
+    """
+
+    body: bytes
+    json_bytes: int | None = None
+    named: str | None = None
+    trace: Trace = NO_TRACE
+
+
+Result = Scored | Exception
+"""What was done for a request, or why nothing was."""
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A request on its way through the worker."""
+
+    request: InferRequest
+    request_id: str
+    version: str | None
+    role: str
+    columns: dict[str, Sequence[Any]]
+    trace: Trace
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def score_requests(served: ServedModel, lookup: FeatureLookup, batch: Sequence[Asked]) -> list[Result]:
+    """Score requests to one model, each by the version that its key belongs to; none spoils the answer of another.
+
+    The champion replaces a canary that fails or is missing. A version that the caller named answers itself or fails,
+    in a role of its own: it is evidence for no rollout. The errors among the results, in the order of the requests:
+    BadInputError: the request is not what the model needs. NotFoundError: the named version is not loaded.
+    ServiceError: no champion is loaded, or the online store does not answer.
+    """
+    results: list[_Job | Exception] = [_caught(_read, served, asked) for asked in batch]
+    if served.spec.features.store:
+        _look_up(served, lookup, results)
+    _attempt_all(served, results)
+    for job in results:
+        champion = served.routes.champion
+        has_failed = isinstance(job, _Job) and job.outcomes[-1].predictions is None
+        if isinstance(job, _Job) and has_failed and job.role == "canary" and champion in served.versions:
+            job.outcomes += attempt(served, champion, "champion", [job.columns])
+            job.trace.mark("score", version=champion, role="champion")
+    return [job if isinstance(job, Exception) else _caught(_scored, served, job) for job in results]
+
+
+def attempt(
+    served: ServedModel, version: str | None, role: str, parts: Sequence[Mapping[str, Sequence[Any]]]
+) -> list[Outcome]:
+    """Return what a version makes of each request's rows; failure is an outcome too.
+
+    Requests that are scored together share the time by their rows; when that fails, each is scored alone.
 
     Raises:
-        BadInputError: The request is not what the model needs.
-        NotFoundError: The named version is not loaded.
-        ServiceError: No champion is loaded, or the online store does not answer.
+        ServiceError: No version has the role, or it is not loaded: then it has no outcome.
     """
-    model = served.spec.name
-    if named is not None:
-        served.require_loaded(named)
-    request = served.reader.read(body, json_bytes=json_bytes)
-    columns = {**request.columns, **lookup.read(served.spec, request.columns)}
+    loaded = _loaded(served, version, role)
+    started = time.perf_counter()
+    try:
+        predicted = [predicted_BK.tolist() for predicted_BK in loaded.score_together(parts)]
+    except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
+        if len(parts) > 1:
+            return [outcome for part in parts for outcome in attempt(served, version, role, [part])]
+        _LOG.exception("version %s of model %r could not score as %s", loaded.version, served.spec.name, role)
+        latency_ms = (time.perf_counter() - started) * 1e3
+        return [Outcome(version=loaded.version, role=role, latency_ms=latency_ms, predictions=None)]
+    row_ms = (time.perf_counter() - started) * 1e3 / sum(map(len, predicted))
+    return [
+        Outcome(version=loaded.version, role=role, latency_ms=row_ms * len(found), predictions=found)
+        for found in predicted
+    ]
+
+
+def _caught(function: Callable[..., T], *arguments: Any) -> T | Exception:
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001 - it is one request's, and its caller is told
+        return error
+
+
+def _read(served: ServedModel, asked: Asked) -> _Job:
+    """Return the checked request, and who is to score it."""
+    asked.trace.mark("wait")
+    if asked.named is not None:
+        served.require_loaded(asked.named)
+    request = served.reader.read(asked.body, json_bytes=asked.json_bytes)
     request_id = request.request_id or uuid.uuid4().hex
-    version, role = named, NAMED
-    if named is None:
-        version, role = served.routes.choose(request.sticky_key or request_id, model=model)
-    champion = served.routes.champion
+    version, role = asked.named, NAMED
+    if asked.named is None:
+        version, role = served.routes.choose(request.sticky_key or request_id, model=served.spec.name)
     if role == "canary" and version not in served.versions:
-        version, role = champion, "champion"  # the canary did nothing, so nothing is counted for it
-    outcomes = [attempt(served, version, role, columns)]
-    if outcomes[0].predictions is None and role == "canary" and champion in served.versions:
-        outcomes.append(attempt(served, champion, "champion", columns))
-    last = outcomes[-1]
+        version, role = served.routes.champion, "champion"  # the canary did nothing, so nothing is counted for it
+    asked.trace.mark("decode", rows=request.num_rows, request_id=request_id)
+    columns = {**request.columns}
+    return _Job(request=request, request_id=request_id, version=version, role=role, columns=columns, trace=asked.trace)
+
+
+def _look_up(served: ServedModel, lookup: FeatureLookup, results: list[_Job | Exception]) -> None:
+    """Add the store features, of all requests by one query; replace those that cannot have them by the reason."""
+    jobs = {number: job for number, job in enumerate(results) if isinstance(job, _Job)}
+    found = _caught(lookup.read_all, served.spec, [job.columns for job in jobs.values()]) if jobs else []
+    for number, job in jobs.items():
+        of_job = (
+            _caught(lookup.read_all, served.spec, [job.columns]) if isinstance(found, Exception) else [found.pop(0)]
+        )
+        if isinstance(of_job, Exception):
+            results[number] = of_job
+        else:
+            job.columns |= of_job[0]
+            job.trace.mark("features")
+
+
+def _attempt_all(served: ServedModel, results: list[_Job | Exception]) -> None:
+    """Score requests by version; replace those whose version is missing by the reason."""
+    groups: dict[tuple[str | None, str], list[int]] = defaultdict(list)
+    for number, job in enumerate(results):
+        if isinstance(job, _Job):
+            groups[job.version, job.role].append(number)
+    for (version, role), numbers in groups.items():
+        for chunk in _chunks(results, numbers, max_rows=served.spec.serving.max_batch_rows):
+            jobs = [job for job in (results[number] for number in chunk) if isinstance(job, _Job)]
+            found = _caught(attempt, served, version, role, [job.columns for job in jobs])
+            if isinstance(found, Exception):
+                for number in chunk:
+                    results[number] = found
+                continue
+            for job, outcome in zip(jobs, found, strict=True):
+                job.outcomes.append(outcome)
+                job.trace.mark("score", version=outcome.version, role=outcome.role)
+
+
+def _chunks(results: Sequence[_Job | Exception], numbers: Sequence[int], *, max_rows: int) -> Iterator[list[int]]:
+    """Yield requests that are scored together; one of more rows alone."""
+    chunk: list[int] = []
+    num_rows = 0
+    for number in numbers:
+        job = results[number]
+        more = job.request.num_rows if isinstance(job, _Job) else 0
+        if chunk and num_rows + more > max_rows:
+            yield chunk
+            chunk, num_rows = [], 0
+        chunk.append(number)
+        num_rows += more
+    if chunk:
+        yield chunk
+
+
+def _scored(served: ServedModel, job: _Job) -> Scored:
+    last = job.outcomes[-1]
     found = None
     if last.predictions is not None:
         found = answer(
             task=served.reader.task,
-            model=model,
+            model=served.spec.name,
             version=last.version,
-            request_id=request_id,
+            request_id=job.request_id,
             predicted_BK=last.predictions,
-            is_binary=request.wants_binary,
+            is_binary=job.request.wants_binary,
         )
     return Scored(
         served=served,
-        request_id=request_id,
-        example_ids=request.example_ids,
-        columns=columns,
-        outcomes=tuple(outcomes),
+        request_id=job.request_id,
+        example_ids=job.request.example_ids,
+        columns=job.columns,
+        outcomes=tuple(job.outcomes),
         answer=found,
     )
 
 
-def attempt(served: ServedModel, version: str | None, role: str, columns: Mapping[str, Sequence[Any]]) -> Outcome:
-    """Return what a version makes of some rows; failure is an outcome too, a version that is not loaded has none.
-
-    Raises:
-        ServiceError: No version has the role, or it is not loaded.
-    """
+def _loaded(served: ServedModel, version: str | None, role: str) -> LoadedVersion:
     if version is None:
         raise ServiceError(
             f"model {served.spec.name!r} must have a {role}; got none. Nothing was scored. Deploy a version."
@@ -155,14 +283,7 @@ def attempt(served: ServedModel, version: str | None, role: str, columns: Mappin
             f"version {version} of model {served.spec.name!r} must be loaded to score as {role}; it is not. Nothing "
             "was scored or counted. GET /v2/health/ready says why: load it again, or route another version."
         )
-    started = time.perf_counter()
-    predictions: Sequence[Any] | None = None
-    try:
-        predictions = loaded.score(columns).tolist()
-    except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
-        _LOG.exception("version %s of model %r could not score as %s", version, served.spec.name, role)
-    latency_ms = (time.perf_counter() - started) * 1e3
-    return Outcome(version=version, role=role, latency_ms=latency_ms, predictions=predictions)
+    return loaded
 
 
 def disagreement_of(shadowed: Outcome, scored: Scored) -> float | None:

@@ -9,12 +9,14 @@ import math
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any
 
-from include.errors import BadInputError, CorruptArtifactError, ServiceError
+from include.errors import BadInputError, CorruptArtifactError, ServiceError, SetupError
 from include.features.encoding import Encoding
 from include.registry.package import ENCODING, GOLDEN, SERVED_GRAPH, read_package
+from include.serving.sessions import has_equal_rows, open_session
 from include.tasks import task_of
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 GOLDEN_RUNS = 20
 GOLDEN_S = 0.5
 """A check times its golden rows so many times, but begins no further run after so many seconds."""
+WARM_ROWS = 64
+"""As many as a batch of one row a request has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class LoadedVersion:
         encoding: How columns become tensors.
         session: The graph.
         golden: Rows whose scores training recorded.
+        provider: What the graph runs on: cpu or cuda.
+        is_row_wise: Whether a row's answer is the same bits whatever other rows are scored with it.
     """
 
     model: str
@@ -55,6 +61,8 @@ class LoadedVersion:
     encoding: Encoding
     session: onnxruntime.InferenceSession
     golden: Mapping[str, Any]
+    provider: str = "cpu"
+    is_row_wise: bool = False
 
     @property
     def input_kinds(self) -> dict[str, str]:
@@ -67,9 +75,30 @@ class LoadedVersion:
         Raises:
             ServiceError: The graph answered another shape, or numbers that are no predictions of the task.
         """
+        return self._run(*self.encoding.encode(columns))
+
+    def score_together(self, parts: Sequence[Mapping[str, Sequence[Any]]]) -> list[np.ndarray]:
+        """Return the predictions of several requests' rows; each is, to the bit, what `score` returns for it.
+
+        Raises:
+            ServiceError: As for `score`; which of them is to blame is not said.
+        """
+        if len(parts) == 1:
+            return [self.score(parts[0])]
+        names = (*self.encoding.categorical, *self.encoding.numeric)
+        ends = [0, *accumulate(len(part[names[0]]) for part in parts)]
+        categorical_BC, numeric_BN = self.encoding.encode(
+            {name: list(chain.from_iterable([part[name] for part in parts])) for name in names}
+        )
+        spans = [slice(start, end) for start, end in pairwise(ends)]
+        if not self.is_row_wise:
+            return [self._run(categorical_BC[span], numeric_BN[span]) for span in spans]
+        predicted_BK = self._run(categorical_BC, numeric_BN)
+        return [predicted_BK[span] for span in spans]
+
+    def _run(self, categorical_BC: np.ndarray, numeric_BN: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        categorical_BC, numeric_BN = self.encoding.encode(columns)
         (raw,) = self.session.run([self.task.output], {"categorical": categorical_BC, "numeric": numeric_BN})
         predicted_BK = np.asarray(raw, dtype=np.float32)
         problem = self.task.prediction_problem(predicted_BK, num_rows=len(categorical_BC))
@@ -157,8 +186,8 @@ def open_package(package: Package, spec: ModelSpec, version: str) -> LoadedVersi
         encoding = Encoding.from_json(package.contents[ENCODING].decode())
         _require_same_inputs(encoding, spec, named)
         golden = package.json(GOLDEN)
-        session = _open_graph(package.contents[SERVED_GRAPH])
-        _require_same_task(session, task, named)
+        opened = open_session(package.contents[SERVED_GRAPH], serving=spec.serving, named=named)
+        _require_same_task(opened.session, task, named)
         loaded = LoadedVersion(
             model=spec.name,
             version=version,
@@ -166,11 +195,13 @@ def open_package(package: Package, spec: ModelSpec, version: str) -> LoadedVersi
             digest=package.digest,
             task=task,
             encoding=encoding,
-            session=session,
+            session=opened.session,
             golden={name: golden[name] for name in ("columns", task.output, "tolerance")},
+            provider=opened.provider,
         )
-        loaded.score(golden["columns"])  # the first run allocates; no caller should wait for that
-    except BadInputError:
+        is_row_wise = _warm_up(loaded, max_rows=spec.serving.max_batch_rows)
+        loaded = replace(loaded, is_row_wise=opened.is_row_wise and is_row_wise)
+    except (BadInputError, SetupError):
         raise
     except Exception as error:  # onnxruntime's errors share no other base
         raise CorruptArtifactError(
@@ -179,14 +210,16 @@ def open_package(package: Package, spec: ModelSpec, version: str) -> LoadedVersi
     return loaded
 
 
-def _open_graph(graph: bytes) -> onnxruntime.InferenceSession:
-    import onnxruntime
+def _warm_up(loaded: LoadedVersion, *, max_rows: int) -> bool:
+    """Run the graph at the sizes that it will meet, since first runs allocate; return whether it is row-wise."""
+    import numpy as np
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # requests are small and many: threads inside one would only wait for each other
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    loaded.score(loaded.golden["columns"])
+    tensors = loaded.encoding.encode({name: values[:WARM_ROWS] for name, values in loaded.golden["columns"].items()})
+    categorical_BC, numeric_BN = (
+        np.resize(tensor, (min(WARM_ROWS, max_rows), tensor.shape[1])) if len(tensor) else tensor for tensor in tensors
+    )
+    return has_equal_rows(loaded.session, loaded.task.output, categorical_BC, numeric_BN)
 
 
 def _require_same_inputs(encoding: Encoding, spec: ModelSpec, named: str) -> None:

@@ -51,6 +51,17 @@ class StoreViewSpec(Frozen):
     )
     ttl_days: int = Field(gt=0, description="Days after which a value is too old to serve; it is then missing.")
     fields: tuple[Identifier, ...] = Field(min_length=1, strict=False, description="Numeric features of the view.")
+    defaults: dict[Identifier, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="Field -> its value for an entity that was never seen, and wherever it is missing or too old, in "
+        "training as in serving; without one it is missing.",
+    )
+
+    @model_validator(mode="after")
+    def _defaults_of_fields(self) -> StoreViewSpec:
+        if others := sorted(self.defaults.keys() - set(self.fields)):
+            raise ValueError(f"defaults must be of fields ({', '.join(self.fields)}); got {', '.join(others)}")
+        return self
 
 
 class FeaturesSpec(Frozen):

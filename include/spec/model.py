@@ -12,6 +12,7 @@ from include.spec.limits import LimitsSpec
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
 from include.spec.progress import ProgressSpec
 from include.spec.retention import RetentionSpec
+from include.spec.serving import ServingSpec
 from include.spec.source import SourceSpec
 from include.spec.tasks import TaskName, contradictions
 from include.spec.training import CompressionSpec, GatesSpec, TrainingSpec
@@ -36,6 +37,7 @@ class ModelSpec(Frozen):
     training: TrainingSpec = Field(description="How a version is trained.")
     gates: GatesSpec = Field(default=GatesSpec(), description="What a version must reach.")
     compression: CompressionSpec = Field(default=CompressionSpec(), description="When 8-bit weights may serve.")
+    serving: ServingSpec = Field(default=ServingSpec(), description="How the model server runs it.")
     rollout: RolloutSpec = Field(default=RolloutSpec(), description="How a version takes over the traffic.")
     drift: DriftSpec = Field(default=DriftSpec(), description="What counts as drift.")
     retraining: RetrainingSpec = Field(default=RetrainingSpec(), description="When drift is worth a training.")
