@@ -14,7 +14,7 @@ from include.rollout.latency import NUM_BUCKETS, bucket_of
 _LOG = logging.getLogger(__name__)
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class Work(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What one version made of one request, as the journal keeps it.
 
     Args:
