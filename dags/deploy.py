@@ -89,6 +89,7 @@ def build(spec: ModelSpec) -> DAG:
             model=spec.name,
             version="{{ params.version or '' }}",
             force="{{ params.force }}",
+            approved_by=APPROVED_BY if approvals else "",
             rival_task_ids=[stage.task_id for stage in stages],
         )
         told = SlackNotifier(model=spec.name, text=_OUTCOME)

@@ -27,6 +27,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         partition: Key of the partition whose decisions end with this rollout.
         version: Version to deploy; empty: the one with the alias `challenger`.
         force: Deploy a version although the champion knows newer data ("True" from a template counts).
+        approved_by: Who approved the rollout, for the ledger.
         rival_task_ids: Tasks that compare with a champion; skipped when there is none, or when it is this version.
         mlflow_conn_id: Connection of the model registry.
         model_server_conn_id: Connection of the model server.
@@ -37,7 +38,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
     """
 
     inherits_from_skipmixin = True
-    template_fields: ClassVar[Sequence[str]] = ("partition", "version", "force")
+    template_fields: ClassVar[Sequence[str]] = ("partition", "version", "force", "approved_by")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         partition: str = "{{ dag_run.partition_key }}",
         version: str = "",
         force: bool | str = False,
+        approved_by: str = "",
         rival_task_ids: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -52,6 +54,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         self.partition = partition
         self.version = version
         self.force = force
+        self.approved_by = approved_by
         self.rival_task_ids = rival_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -60,12 +63,13 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         Raises:
             PartitionError: The run has no partition key, or one that does not exist.
             NotFoundError: There is no such version, or no challenger.
-            CorruptArtifactError: Its package does not match its digest.
-            GateError: It scores its golden rows differently, or knows older data than the champion.
+            CorruptArtifactError: Its package does not match its digest, or its graph crashes, hangs or does not run.
+            GateError: It scores its golden rows differently or absurdly slowly, or knows older data than the champion.
+            SetupError: The ledger does not know the champion.
         """
         partitions.require(self.partition, source=load_spec(self.model).source, model=self.model)
         rollout = self.rollout(context)
-        deployment = rollout.deploy(self.version or None, force=str(self.force) == "True")
+        deployment = rollout.deploy(self.version or None, force=str(self.force) == "True", approved_by=self.approved_by)
         found = asdict(deployment)
         self.log.info("%s v%s is loaded beside champion %s", self.model, deployment.version, deployment.champion)
         if self.rival_task_ids and not deployment.has_rivals:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class PromoteModelOperator(RolloutOperator):
-    """Gives a version all requests: routes, then MLflow's alias `champion`, then the ledger.
+    """Gives a version all requests: routes, then the ledger, then MLflow's alias `champion`.
 
     The champion before stays loaded, so that going back takes no load; older versions are unloaded. The alias
     `challenger` is removed. Killed and run again, it ends in the same state, with one entry in the ledger.
@@ -20,7 +20,7 @@ class PromoteModelOperator(RolloutOperator):
     Args:
         model: Folder of the model below `include/models`.
         version: The version; by default the one that the task `deploy` found.
-        approved_by: Who approved it, for the ledger.
+        approved_by: Who approved it, for the ledger; empty: who approved the deployment.
         mlflow_conn_id: Connection of the model registry.
         model_server_conn_id: Connection of the model server.
         ledger_conn_id: Connection of the ledger.
@@ -48,6 +48,7 @@ class PromoteModelOperator(RolloutOperator):
 
         Raises:
             GateError: The version was taken out of the rollout meanwhile.
+            ServiceError: Routes or ledger changed at the same moment; a retry sees how.
         """
         rollout = self.rollout(context)
         entry = rollout.promote(self.version, approved_by=self.approved_by)

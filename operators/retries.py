@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _NEEDS_A_PERSON = (
+    "CorruptArtifactError",
     "BadInputError",
     "SpecError",
     "DataQualityError",

@@ -47,6 +47,7 @@ class ShiftTrafficOperator(RolloutOperator):
         Raises:
             BadInputError: The share is not possible.
             GateError: The version was taken out of the rollout meanwhile.
+            ServiceError: The routes changed at the same moment; a retry sees how.
         """
         share_pct = float(self.share_pct)
         rollout = self.rollout(context)

@@ -137,6 +137,7 @@ class RolloutWorld:
         run = ensure_run(self.mlflow_url, experiment=MODEL, name="r", start_ms=1, tags={"job_key": job_key})
         package = tiny_package(f"{folder_of(run.artifact_uri)}/package", **how)
         tags = {"job_key": job_key, "window_end": window_end, "digest": package.digest, "commit": "abc"}
+        tags |= {"data_versions": '{"flights": 3}', "parameters": '{"epochs": 2, "seed": 7}'}
         version = register_version(
             self.mlflow_url, model=MODEL, source=f"{run.artifact_uri}/package", run_id=run.run_id, tags=tags
         ).version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from include.errors import CorruptArtifactError, NotFoundError, PartitionError
@@ -104,7 +105,7 @@ def _create(tracking_uri: str, *, package: Package, links: Mapping[str, str], st
     run = ensure_run(
         tracking_uri, experiment=package.model, name=package.created_by_job, start_ms=started_ms, tags=tags
     )
-    params = {name: value for name, value in lock["training"].items() if not isinstance(value, dict)}
+    params = _scalars(lock["training"])
     params |= {"seed": lock["seed"], "snapshot": lock["snapshot"]["sha256"], "num_rows": lock["snapshot"]["num_rows"]}
     log(tracking_uri, run=run, params=params, metrics=list(_points(metrics)), timestamp_ms=finished_at_ms)
     copied = write_package(
@@ -127,7 +128,13 @@ def _tags(package: Package, lock: Mapping[str, Any]) -> dict[str, str]:
         "window_start": partitions[0],
         "window_end": partitions[-1],
         "snapshot": lock["snapshot"]["uri"],
+        "data_versions": json.dumps(lock["snapshot"]["versions"], sort_keys=True),
+        "parameters": json.dumps({**_scalars(lock["training"]), "seed": lock["seed"]}, sort_keys=True),
     }
+
+
+def _scalars(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not isinstance(value, dict)}
 
 
 def _points(metrics: Mapping[str, Any]) -> Iterator[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from include.registry.models import ModelVersion
 
 TRACED_TAGS = ("window_start", "window_end", "job_key", "commit", "dag_id", "dag_run_id", "digest")
+TRACED_JSON = ("data_versions", "parameters")
+"""Tags that hold JSON: table -> version that training read, and parameter of the training -> value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +41,7 @@ class Deployment:
 
 
 def trace_of(version: ModelVersion) -> dict[str, Any]:
-    """Return what the ledger keeps of a version's origin: run, training window, job, commit, digest."""
-    return {"run_id": version.run_id, **{name: version.tags[name] for name in TRACED_TAGS if name in version.tags}}
+    """Return what the ledger keeps of a version's origin: run, data, parameters, job, commit, digest."""
+    texts = {name: version.tags[name] for name in TRACED_TAGS if name in version.tags}
+    values = {name: json.loads(version.tags[name]) for name in TRACED_JSON if name in version.tags}
+    return {"run_id": version.run_id, **texts, **values}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from include.errors import NotFoundError
 from include.rollout.decision import Verdict
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from include.rollout.ledger import Entry, Ledger
 
 FULL_PCT = 100.0
-ORIGIN = ("bootstrap", "promote", "canary_step", "shadow")
+ORIGIN = ("deploy", "bootstrap", "promote", "canary_step", "shadow")
 """Kinds whose evidence says where a version comes from."""
 
 
@@ -72,6 +73,37 @@ def former_champion(ledger: Ledger, model: str) -> str | None:
     champion = champion_of(ledger, model)
     takeover = takeover_of(ledger, model, champion) if champion else None
     return takeover.evidence["previous"] if takeover else None
+
+
+def way_back(ledger: Ledger, model: str, *, routed: str | None) -> str:
+    """Return the version that a roll-back from the version that the routes name goes back to.
+
+    Raises:
+        NotFoundError: There was no champion before.
+    """
+    champion, before = champion_of(ledger, model), former_champion(ledger, model)
+    if champion is not None and routed not in (None, champion, before):
+        return champion  # the ledger does not know the version that serves: its promotion was cut off
+    if before is None:
+        raise NotFoundError(
+            f"model {model!r} must have had a champion before v{champion} to go back to; got none in the ledger. The "
+            "routes stay as they were. Trigger with the parameter `version`, or deploy another one."
+        )
+    return before
+
+
+def begun_of(ledger: Ledger, model: str, *, run_key: str, version: str) -> Entry | None:
+    """Return the entry by which a run began to roll out a version, None before that."""
+    begun = ledger.newest(model, "deploy", subject=version)
+    return begun if begun is not None and begun.key.startswith(f"{run_key}:") else None
+
+
+def was_taken_out(ledger: Ledger, begun: Entry) -> bool:
+    """Return whether, since its rollout began, a version was taken out, or all requests went back to another one."""
+    taken_out = ledger.newest(begun.model, "roll_back")
+    if taken_out is None or taken_out.seq < begun.seq:
+        return False
+    return taken_out.evidence.get("withdrawn") in (None, begun.subject)
 
 
 def failed_stages(ledger: Ledger, model: str, *, run_key: str, version: str) -> list[Entry]:

@@ -98,18 +98,31 @@ class Ledger:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def append(  # the entry's own fields; a value object would only repeat them
-        self, *, model: str, kind: str, subject: str, evidence: Mapping[str, Any], actor: str, key: str
+        self,
+        *,
+        model: str,
+        kind: str,
+        subject: str,
+        evidence: Mapping[str, Any],
+        actor: str,
+        key: str,
+        after: int | None = None,
     ) -> Entry:
         """Record a decision once and return its entry; an equal `key` returns the entry that is already there.
 
+        With `after`, the model's newest takeover must still be at that position, 0 for none.
+
         Raises:
             BadInputError: `evidence` is not JSON-able, or `key` belongs to another model, kind or subject.
-            ServiceError: Another process held the file for longer than 30 s, or the disk refused the write.
+            ServiceError: Another process held the file for longer than 30 s, or the disk refused the write, or another
+                version took over meanwhile.
         """
         with self._open() as connection, _immediate(connection):
             row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a constant
             if row is not None:
                 return _require_same(_entry(row), model=model, kind=kind, subject=subject)
+            if after is not None:
+                _require_newest_takeover(connection, model, after)
             seq, previous_hash, earliest = connection.execute(_LAST).fetchone() or (0, GENESIS, "")
             seq += 1
             at = max(_text(self.now()), earliest)  # a clock that was set back puts no entry before the one it follows
@@ -291,6 +304,16 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     return Entry(
         seq=seq, key=key, model=model, kind=kind, at=at, previous_hash=previous_hash, hash=entry_hash, **fields
     )
+
+
+def _require_newest_takeover(connection: sqlite3.Connection, model: str, after: int) -> None:
+    query = f"SELECT ifnull(max(seq), 0) FROM entries WHERE model = ? AND {TAKEOVER}"  # noqa: S608 - a constant
+    (found,) = connection.execute(query, (model,)).fetchone()
+    if found != after:
+        raise ServiceError(
+            f"the newest takeover of {model!r} must still be entry {after} of the ledger; got {found}: somebody else "
+            "decided meanwhile. Nothing was recorded. A retry reads the routes anew."
+        )
 
 
 def _require_same(entry: Entry, *, model: str, kind: str, subject: str) -> Entry:

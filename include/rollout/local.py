@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from include.rollout.decision import Counters, RolloutState
@@ -55,16 +55,16 @@ class LocalTarget:
         """Mirror the champion's requests to a version."""
         self._route(model, self.read(model=model), shadow=version)
 
-    def set_share(self, *, model: str, version: str, share_pct: float) -> None:
+    def set_share(self, *, model: str, version: str, share_pct: float, if_revision: int | None = None) -> None:
         """Give a share of the requests to a version."""
         now = self.read(model=model)
+        now = now if if_revision is None else replace(now, revision=if_revision)
         shadow = None if now.shadow == version else now.shadow
         self._route(model, now, canary=version, canary_share_pct=share_pct, shadow=shadow)
 
-    def promote(self, *, model: str, version: str) -> None:
+    def promote(self, *, model: str, version: str, if_revision: int | None = None) -> None:
         """Give all requests to a version."""
-        now = self.read(model=model)
-        self._route(model, now, champion=version, canary=None, canary_share_pct=0.0, shadow=None)
+        self.client.set_routes(model=model, champion=version, if_revision=if_revision)
 
     def withdraw(self, *, model: str, version: str) -> None:
         """Take a version out of canary and shadow."""

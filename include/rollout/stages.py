@@ -8,11 +8,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.errors import GateError, InconclusiveError, NotFoundError, SetupError
-from include.registry.models import CHALLENGER, CHAMPION, delete_alias, get_alias, get_version, set_alias
+from include.registry.models import CHALLENGER, get_alias, get_version
+from include.rollout import refusals
+from include.rollout.aliases import align_champion, drop_challenger
 from include.rollout.decision import Verdict
 from include.rollout.deployment import Deployment, trace_of
-from include.rollout.history import champion_of, failed_stages, former_champion, takeover_of
+from include.rollout.history import (
+    begun_of,
+    champion_of,
+    failed_stages,
+    former_champion,
+    takeover_of,
+    was_taken_out,
+    way_back,
+)
 from include.rollout.target import Artifact
 
 if TYPE_CHECKING:
@@ -60,24 +69,22 @@ class Rollout:
             return get_version(self.tracking_uri, model=self.model, version=version)
         found = get_alias(self.tracking_uri, model=self.model, alias=CHALLENGER)
         if found is None:
-            raise NotFoundError(
-                f"model {self.model!r} must have a version with the alias {CHALLENGER!r}; got none. The routes stay as "
-                "they were. Train one, or trigger with the parameter `version`."
-            )
+            raise refusals.no_challenger(self.model)
         return found
 
-    def deploy(self, version: str | None, *, force: bool = False) -> Deployment:
-        """Load a challenger, score its golden rows, and start its shadow; a first version only gets that far.
+    def deploy(self, version: str | None, *, force: bool = False, approved_by: str = "") -> Deployment:
+        """Load a challenger, score its golden rows, and begin its rollout; a first version only gets that far.
 
         Raises:
             NotFoundError: There is no such version.
-            CorruptArtifactError: Its package does not match its digest.
+            CorruptArtifactError: Its package does not match its digest, or its graph crashes, hangs or does not run.
             GateError: It scores its golden rows differently, or knows less recent data than the champion.
+            SetupError: The ledger does not know the champion.
         """
         challenger = self.challenger(version)
         state = self._with_champion(self.target.read(model=self.model))
-        if state.champion not in (None, challenger.version) and not force:
-            self._require_newer(challenger, champion=str(state.champion))
+        if state.champion not in (None, challenger.version):
+            self._require_comparable(challenger, champion=str(state.champion), force=force)
         golden = self._load(challenger)
         deployment = Deployment(
             version=challenger.version,
@@ -87,7 +94,7 @@ class Rollout:
             golden=golden,
         )
         if deployment.has_rivals:
-            self._start(deployment, state=state, trace=trace_of(challenger))
+            self._start(deployment, state=state, evidence={"approved_by": approved_by, **trace_of(challenger)})
         return deployment
 
     def shift(self, version: str, *, share_pct: float) -> None:
@@ -95,15 +102,17 @@ class Rollout:
 
         Raises:
             GateError: The version was taken out of the rollout meanwhile.
+            ServiceError: The routes changed at the same moment; a retry sees how.
         """
         state = self.target.read(model=self.model)
         if state.champion == version:
             return
-        if version not in (state.canary, state.shadow) and self.spec.rollout.has_shadow:
-            raise self._withdrawn(version, state)
-        self.target.set_share(model=self.model, version=version, share_pct=share_pct)
+        wanted = self.spec.rollout
+        is_first = not wanted.has_shadow and share_pct <= wanted.shares_pct[0]
+        self._require_begun(version, state, is_routed=is_first or version in (state.canary, state.shadow))
+        self.target.set_share(model=self.model, version=version, share_pct=share_pct, if_revision=state.revision)
         evidence = {"share_pct": share_pct, "state": "started", "champion": state.champion}
-        self._record("canary_step", version, evidence, step="started")
+        self._record("canary_step", version, {**evidence, "approved_by": self._approval(version)}, step="started")
 
     def settle(self, version: str, decision: Decision, *, stage: Stage, share_pct: float) -> None:
         """Record how a stage ended; return for a pass.
@@ -115,36 +124,32 @@ class Rollout:
         kind = "shadow" if stage == "shadow" else "canary_step"
         outcome = {"state": "ended", "verdict": str(decision.verdict), "reasons": list(decision.reasons)}
         self._record(kind, version, {"share_pct": share_pct, **outcome, **decision.evidence}, step="ended")
-        if decision.verdict is Verdict.PASS:
-            return
-        where = f"at {share_pct:g} %" if stage == "canary" else "without an answer"
-        error = GateError if decision.verdict is Verdict.FAIL else InconclusiveError
-        raise error(
-            f"{stage} of {self.model!r} v{version} {where}: {'; '.join(decision.reasons)}. The traffic stays as it is "
-            "until the roll-back task takes the version out. Look at the ledger's evidence; train another version."
-        )
+        if decision.verdict is not Verdict.PASS:
+            raise refusals.not_settled(self.model, version, decision, stage=stage, share_pct=share_pct)
 
     def promote(self, version: str, *, approved_by: str = "") -> Entry:
-        """Give a version all requests: routes, then alias, then ledger. The champion before stays loaded.
+        """Give a version all requests: routes, then ledger, then alias. The champion before stays loaded.
 
         Raises:
             GateError: The version was taken out of the rollout meanwhile.
+            ServiceError: The routes changed, or another version took over, at the same moment; a retry sees how.
         """
         state = self.target.read(model=self.model)
+        newest = self.ledger.takeover(self.model)
         promoted = get_version(self.tracking_uri, model=self.model, version=version)
-        may_skip_canary = state.champion is None or not self.spec.rollout.shares_pct
-        if version not in (state.champion, state.canary) and not (may_skip_canary and version in state.loaded):
-            raise self._withdrawn(version, state)
+        if state.champion != version:
+            self._require_passed(version, state)
         golden = self._load(promoted)
-        self.target.promote(model=self.model, version=version)
-        set_alias(self.tracking_uri, model=self.model, alias=CHAMPION, version=version)
-        self._drop_challenger(version)
-        previous = champion_of(self.ledger, self.model)
+        self.target.promote(model=self.model, version=version, if_revision=state.revision)
+        previous = newest.evidence["champion"] if newest else None
         entry = takeover_of(self.ledger, self.model, version) if previous == version else None
         if entry is None:  # else this is a repetition
+            approved_by = approved_by or self._approval(version)
             evidence = {"champion": version, "previous": previous, "approved_by": approved_by, "golden": golden}
-            kind = "bootstrap" if previous is None else "promote"
-            entry = self._record(kind, version, {**evidence, **trace_of(promoted)})
+            kind, evidence = "bootstrap" if previous is None else "promote", {**evidence, **trace_of(promoted)}
+            entry = self._record(kind, version, evidence, after=newest.seq if newest else 0)
+        align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
+        drop_challenger(self.tracking_uri, model=self.model, version=version)
         self._remove_all_but(version, entry.evidence["previous"])
         return entry
 
@@ -160,7 +165,9 @@ class Rollout:
         found = version or (alias.version if alias else "")
         state, known = self.target.read(model=self.model), champion_of(self.ledger, self.model)
         if found and state.champion == found != known:
-            raise self._cut_off(found)
+            raise refusals.cut_off(self.model, found)
+        # A promotion may have been cut off before its alias.
+        align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
         if found in ("", state.champion):
             return None
         self.target.withdraw(model=self.model, version=found)
@@ -175,7 +182,8 @@ class Rollout:
         entry = self._record("roll_back", found, evidence)
         if found in state.loaded and found != former_champion(self.ledger, self.model):
             self.target.remove(model=self.model, version=found)
-        self._drop_challenger(found)  # last: by the alias a repetition finds the version again
+        # Last: by the alias a repetition finds the version again.
+        drop_challenger(self.tracking_uri, model=self.model, version=found)
         return entry
 
     def roll_back(self, to_version: str | None = None, *, reason: str = "") -> Entry:
@@ -189,32 +197,22 @@ class Rollout:
             GateError: The former champion must be loaded again, and scores its golden rows differently.
         """
         key = f"{self.run_key}:roll_back"
-        done = self.ledger.find(key)
-        if done is not None:
-            return done
+        done = self.ledger.find(key) or self._go_back(to_version, reason=reason, key=key)
+        align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
+        return done
+
+    def _go_back(self, to_version: str | None, *, reason: str, key: str) -> Entry:
         champion = champion_of(self.ledger, self.model)
         state = self.target.read(model=self.model)
-        former = to_version or self._former(champion, routed=state.champion)
+        former = to_version or way_back(self.ledger, self.model, routed=state.champion)
         if former not in state.loaded:
             self._load(get_version(self.tracking_uri, model=self.model, version=former))
-        self.target.promote(model=self.model, version=former)
-        set_alias(self.tracking_uri, model=self.model, alias=CHAMPION, version=former)
+        self.target.promote(model=self.model, version=former)  # whatever the routes have become meanwhile
         left = champion if state.champion == former else state.champion
         evidence = {"champion": former, "previous": left, "reasons": [reason or "no reason given"]}
         return self.ledger.append(
             model=self.model, kind="roll_back", subject=former, evidence=evidence, actor=self.actor, key=key
         )
-
-    def _former(self, champion: str | None, *, routed: str | None) -> str:
-        before = former_champion(self.ledger, self.model)
-        if champion is not None and routed not in (None, champion, before):
-            return champion  # the ledger does not know the version that serves: its promotion was cut off
-        if before is None:
-            raise NotFoundError(
-                f"model {self.model!r} must have had a champion before v{champion} to go back to; got none in the "
-                "ledger. The routes stay as they were. Trigger with the parameter `version`, or deploy another one."
-            )
-        return before
 
     def _with_champion(self, state: RolloutState) -> RolloutState:
         """Return the state after giving back a champion that the target forgot (a new machine, a lost disk)."""
@@ -238,58 +236,58 @@ class Rollout:
         self.target.deploy(artifact)
         golden = self.target.check(model=self.model, version=version.version)
         if not golden.passed:
-            raise GateError(
-                f"golden requests of {self.model!r} v{version.version} must be within {golden.tolerance:g} of the "
-                f"recorded scores; got {golden.max_abs_diff:.3g} over {golden.num_rows} rows. It takes no traffic. "
-                "Compare the server's onnxruntime with the trainer's."
-            )
+            raise refusals.golden_differ(self.model, version.version, golden)
         return asdict(golden)
 
-    def _start(self, deployment: Deployment, *, state: RolloutState, trace: Mapping[str, Any]) -> None:
+    def _start(self, deployment: Deployment, *, state: RolloutState, evidence: Mapping[str, Any]) -> None:
         left_over = {state.canary, state.shadow} - {None}
         if state.canary is None:
             left_over -= {deployment.version}  # the shadow that an earlier try of this task started goes on
         for version in left_over:
             self.target.withdraw(model=self.model, version=str(version))
-        if self.spec.rollout.has_shadow:
+        has_shadow = self.spec.rollout.has_shadow
+        if has_shadow:
             self.target.set_shadow(model=self.model, version=deployment.version)
-        evidence = {"champion": deployment.champion, "state": "started", "golden": deployment.golden, **trace}
-        self._record("shadow", deployment.version, evidence, step="started")
+        begun = {"champion": deployment.champion, "golden": deployment.golden}
+        self._record("deploy", deployment.version, {**begun, **evidence})
+        if has_shadow:
+            started = {"champion": deployment.champion, "state": "started", "approved_by": evidence["approved_by"]}
+            self._record("shadow", deployment.version, started, step="started")
 
-    def _require_newer(self, challenger: ModelVersion, *, champion: str) -> None:
+    def _require_comparable(self, challenger: ModelVersion, *, champion: str, force: bool) -> None:
+        """Refuse to compare with a champion that the ledger does not have, or that knows newer data."""
+        recorded = champion_of(self.ledger, self.model)
+        if recorded != champion:
+            raise refusals.unknown_champion(self.model, routed=champion, recorded=recorded)
         served = get_version(self.tracking_uri, model=self.model, version=champion)
-        newest, known = challenger.tags.get("window_end", ""), served.tags.get("window_end", "")
-        if newest < known:
-            raise GateError(
-                f"challenger {self.model!r} v{challenger.version} must know data at least to {known}, as champion "
-                f"v{champion} does; got {newest or 'no window'}. It takes no traffic. Trigger with `force` to "
-                "deploy it."
-            )
+        if not force and challenger.tags.get("window_end", "") < served.tags.get("window_end", ""):
+            raise refusals.too_old(challenger, served)
 
-    def _drop_challenger(self, version: str) -> None:
-        found = get_alias(self.tracking_uri, model=self.model, alias=CHALLENGER)
-        if found is not None and found.version == version:
-            delete_alias(self.tracking_uri, model=self.model, alias=CHALLENGER)
+    def _require_passed(self, version: str, state: RolloutState) -> None:
+        """Refuse to promote a version that does not take part as its last stage wants."""
+        is_first = state.champion is None and version in state.loaded
+        is_routed = version == state.canary or (not self.spec.rollout.shares_pct and version == state.shadow)
+        self._require_begun(version, state, is_routed=is_first or is_routed)
+
+    def _require_begun(self, version: str, state: RolloutState, *, is_routed: bool) -> None:
+        """Refuse a version that is routed otherwise, or since whose `deploy` nothing stayed as it was."""
+        begun = begun_of(self.ledger, self.model, run_key=self.run_key, version=version)
+        if begun is not None:
+            is_routed &= begun.evidence["champion"] == state.champion and not was_taken_out(self.ledger, begun)
+        if not is_routed:
+            raise refusals.withdrawn(self.model, version, state)
+
+    def _approval(self, version: str) -> str:
+        begun = begun_of(self.ledger, self.model, run_key=self.run_key, version=version)
+        return str(begun.evidence["approved_by"]) if begun else ""
 
     def _remove_all_but(self, *kept: str | None) -> None:
         for version in sorted(self.target.read(model=self.model).loaded - set(kept)):
             self.target.remove(model=self.model, version=version)
 
-    def _withdrawn(self, version: str, state: RolloutState) -> GateError:
-        return GateError(
-            f"{self.model!r} v{version} must still be in the rollout; got champion {state.champion}, canary "
-            f"{state.canary}, shadow {state.shadow}. The routes stay as they are. Trigger with the parameter "
-            "`version` to begin again."
-        )
-
-    def _cut_off(self, version: str) -> SetupError:
-        return SetupError(
-            f"{self.model!r} v{version} must be recorded as champion, for it answers all requests; got another one in "
-            "the ledger: its promotion was cut off. The routes stay as they are. Clear `promote` to complete it, or "
-            f"trigger `rollback_{self.model}`."
-        )
-
-    def _record(self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "") -> Entry:
+    def _record(
+        self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "", after: int | None = None
+    ) -> Entry:
         """Record a decision once for each change of the routes: a retry finds it, a rollout begun anew adds another."""
         revision = self.target.read(model=self.model).revision
         parts = (self.run_key, kind, version, f"r{revision}", step)
@@ -300,4 +298,5 @@ class Rollout:
             evidence=evidence,
             actor=self.actor,
             key=":".join(part for part in parts if part),
+            after=after,
         )

@@ -70,7 +70,11 @@ CAPABILITIES: Mapping[str, Capabilities] = {"local": LOCAL, "kserve": KSERVE}
 
 
 class DeploymentTarget(Protocol):
-    """A place that serves models. A call that is repeated, or that comes after a crash, changes nothing more."""
+    """A place that serves models. A call that is repeated, or that comes after a crash, changes nothing more.
+
+    `if_revision` refuses a change when the routes changed since the state with that revision was read, with a
+    ServiceError: who asks again reads the state anew. Without it, the change wins over whatever came before.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
@@ -98,10 +102,10 @@ class DeploymentTarget(Protocol):
             BadInputError: The place has no shadow.
         """
 
-    def set_share(self, *, model: str, version: str, share_pct: float) -> None:
+    def set_share(self, *, model: str, version: str, share_pct: float, if_revision: int | None = None) -> None:
         """Make a version the canary of a share of the requests, in per cent; it is no shadow any more."""
 
-    def promote(self, *, model: str, version: str) -> None:
+    def promote(self, *, model: str, version: str, if_revision: int | None = None) -> None:
         """Give all requests to a version; there is no canary and no shadow after that."""
 
     def withdraw(self, *, model: str, version: str) -> None:

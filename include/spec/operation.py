@@ -26,7 +26,10 @@ class RolloutSpec(Frozen):
     )
     approval: bool = Field(default=False, description="Whether a person must approve before any traffic.")
     steps_pct: tuple[float, ...] = Field(
-        default=(10.0, 50.0), strict=False, description="Canary's share of the requests in per cent, rising."
+        default=(10.0, 50.0),
+        strict=False,
+        min_length=1,
+        description="Canary's share of the requests in per cent, rising.",
     )
     step_timeout_s: float = Field(default=900, gt=0, description="Seconds after which a stage is inconclusive.")
     poll_interval_s: float = Field(default=5, gt=0, description="Seconds between two looks at the counters.")

@@ -97,7 +97,8 @@ def test_the_spec_decides_which_stages_exist() -> None:
     approve = dag.get_task("approve")
     assert (approve.fail_on_reject, approve.retries, approve.execution_timeout) == (True, 0, None)
     assert "approve" in dag.get_task("roll_back").upstream_task_ids  # a rejection rolls back and closes too
-    assert "responded_by_user" in dag.get_task("promote").approved_by
+    for task_id in ("deploy", "promote"):
+        assert "responded_by_user" in dag.get_task(task_id).approved_by
     shadow = deploy_with(strategy="shadow")
     assert shadow.get_task("promote").upstream_task_ids == {"deploy", "shadow_settled"}
     assert not [task.task_id for task in shadow.tasks if task.task_id.startswith("shift_")]

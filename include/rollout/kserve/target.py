@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from include.errors import BadInputError, NotFoundError
+from include.errors import BadInputError, NotFoundError, ServiceError
 from include.rollout.decision import RolloutState
 from include.rollout.kserve.settings import VERSION, require_reachable
 from include.rollout.target import KSERVE, Capabilities, GoldenResult
@@ -14,7 +14,7 @@ from include.serving.client import ModelServerClient
 from include.serving.versions import read_registered
 
 if TYPE_CHECKING:
-    from include.rollout.kserve.seen import Routes, Seen
+    from include.rollout.kserve.seen import Object, Routes, Seen
     from include.rollout.kserve.services import Services
     from include.rollout.prometheus import Prometheus
     from include.rollout.target import Artifact
@@ -120,7 +120,7 @@ class KServeTarget:
                 "The traffic stays as it is. Let rollout.strategy be canary."
             )
 
-    def set_share(self, *, model: str, version: str, share_pct: float) -> None:
+    def set_share(self, *, model: str, version: str, share_pct: float, if_revision: int | None = None) -> None:
         """Give a share of the requests to a version, in whole per cent, and wait until KServe routes so.
 
         Raises:
@@ -134,11 +134,11 @@ class KServeTarget:
             )
         if self._routes(model).champion == version:
             raise BadInputError(f"version {version} of model {model!r} is the champion; it can't be its own canary.")
-        self._give(model, version, int(share_pct))
+        self._give(model, version, int(share_pct), if_revision=if_revision)
 
-    def promote(self, *, model: str, version: str) -> None:
+    def promote(self, *, model: str, version: str, if_revision: int | None = None) -> None:
         """Give all requests to a version, the newest or the champion before, and wait until KServe routes so."""
-        self._give(model, version, _ALL)
+        self._give(model, version, _ALL, if_revision=if_revision)
 
     def withdraw(self, *, model: str, version: str) -> None:
         """Give a canary no requests any more."""
@@ -168,15 +168,24 @@ class KServeTarget:
     def _routes(self, model: str) -> Routes:
         return self.services.mode.routes(self.services.see(model))
 
-    def _give(self, model: str, version: str, share_pct: int) -> None:
+    def _give(self, model: str, version: str, share_pct: int, *, if_revision: int | None = None) -> None:
         """Give a share unless the version has it, and wait until the traffic is so."""
+
+        def wanted(now: Seen) -> Object:
+            if if_revision not in (None, now.generation):
+                raise ServiceError(
+                    f"routes of model {model!r} must still be revision {if_revision}; got {now.generation}: somebody "
+                    "changed them. They stay as they are. Read them again and retry."
+                )
+            return self.services.mode.given(now, version, share_pct)
+
         routes = self._routes(model)
         if share_pct == _ALL:
             is_done = routes.champion == version and routes.canary is None
         else:
             is_done = routes.canary == version and routes.share_pct == share_pct
         if not is_done:
-            self.services.change(model, lambda now: self.services.mode.given(now, version, share_pct))
+            self.services.change(model, wanted)
         limit_s = self.services.settings.routes_timeout_s
         self.services.wait(model, self.services.mode.is_settled, limit_s, what="the traffic as it was asked for")
 

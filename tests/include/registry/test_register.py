@@ -47,7 +47,8 @@ def package(tmp_path: Path) -> Package:
         "commit": "abc",
         "seed": 1,
         "training": {"max_epochs": 2, "hidden": [8], "pod": None},
-        "snapshot": {"uri": "/s", "sha256": "0" * 64, "num_rows": 9, "partitions": ["2013-01", "2013-03"]},
+        "snapshot": {"uri": "/s", "sha256": "0" * 64, "num_rows": 9, "partitions": ["2013-01", "2013-03"]}
+        | {"versions": {"rows": 3}},
     }
     contents = {
         "metrics.json": json.dumps(METRICS).encode(),
@@ -91,6 +92,8 @@ def test_a_version_leads_back_to_where_it_came_from(
         "window_start": "2013-01",
         "window_end": "2013-03",
         "snapshot": "/s",
+        "data_versions": '{"rows": 3}',
+        "parameters": '{"hidden": [8], "max_epochs": 2, "pod": null, "seed": 1}',
         "dag_id": "train_m",
         "dag_run_id": "run-1",
     }

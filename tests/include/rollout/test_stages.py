@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import GateError, InconclusiveError, NotFoundError, SetupError
+from include.errors import GateError, InconclusiveError, NotFoundError, ServiceError, SetupError
+from include.registry.models import set_alias
+from include.rollout import aliases
+from include.rollout import stages as stages_module
 from include.rollout.decision import Decision, Verdict, decide_stage
+from include.rollout.history import champion_of, serving_at
 from include.rollout.local import LocalTarget
 from include.rollout.stages import Rollout
 from include.spec import load_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.running import RolloutWorld
 
-SPEC = load_spec("flight_delays")
+MODEL = "flight_delays"
+SPEC = load_spec(MODEL)
 QUICK = SPEC.model_copy(
     update={
         "rollout": SPEC.rollout.model_copy(
@@ -39,23 +46,47 @@ class KilledError(BaseException):
     """Ends a stage as SIGKILL would: nothing of ours catches it."""
 
 
+EFFECTS = ("deploy", "set_shadow", "set_share", "promote", "withdraw", "remove", "append", "set_alias", "delete_alias")
+"""Calls to target, ledger and registry that change something. Who dies before another one dies after such a one."""
+
+
 @dataclass
-class Mortal:
-    """Passes calls on, and dies before one of them; those who share `calls_left` count together."""
+class Countdown:
+    """Lets something happen before one of the calls that count: by default, death."""
 
-    wrapped: Any
-    calls_left: list[int]
+    calls_left: int
+    happen: Callable[[], Any] | None = None
+    counting: Sequence[str] = EFFECTS
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.wrapped, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls_left[0] -= 1
-            if self.calls_left[0] == -1:
+    def tick(self, name: str) -> None:
+        if self.counting and name not in self.counting:
+            return
+        self.calls_left -= 1
+        if self.calls_left == -1:
+            if self.happen is None:
                 raise KilledError(name)
-            return found(*args, **kwargs)
+            self.happen()
+
+    def before(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.tick(name)
+            return function(*args, **kwargs)
 
         return call
+
+
+@dataclass
+class Counted:
+    """Passes calls on, each counted down."""
+
+    wrapped: Any
+    countdown: Countdown
+
+    def __getattr__(self, name: str) -> Any:
+        return self.countdown.before(name, getattr(self.wrapped, name))
+
+
+REGISTRY = {stages_module: ("get_alias", "get_version"), aliases: ("get_alias", "set_alias", "delete_alias")}
 
 
 @dataclass
@@ -65,12 +96,11 @@ class Stages:
     world: RolloutWorld
     spec: Any = QUICK
 
-    def of(self, run: str = "run-1", *, dies_before_call: int | None = None) -> Rollout:
+    def of(self, run: str = "run-1", *, countdown: Countdown | None = None) -> Rollout:
         target: Any = LocalTarget(client=self.world.server.client)
         ledger: Any = self.world.ledger
-        if dies_before_call is not None:
-            calls_left = [dies_before_call]
-            target, ledger = Mortal(target, calls_left), Mortal(ledger, calls_left)
+        if countdown is not None:
+            target, ledger = Counted(target, countdown), Counted(ledger, countdown)
         return Rollout(
             spec=self.spec,
             target=target,
@@ -80,11 +110,39 @@ class Stages:
             run_key=f"deploy:{run}",
         )
 
+    @contextmanager
+    def counted(self, countdown: Countdown, run: str = "run-1") -> Iterator[Rollout]:
+        """Yield a rollout whose every call to target, ledger and registry is counted down."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module, names in REGISTRY.items():
+                for name in names:
+                    patch.setattr(module, name, countdown.before(name, getattr(module, name)))
+            yield self.of(run, countdown=countdown)
+
+    def is_killed(self, stage: Callable[[Rollout], Any], *, before_call: int, run: str = "run-1") -> bool:
+        """Run a stage that dies before a call; return False if it ended before that."""
+        try:
+            with self.counted(Countdown(before_call), run) as rollout:
+                stage(rollout)
+        except KilledError:
+            return True
+        return False
+
     def champion(self, run: str = "run-0", **how: Any) -> str:
         version = self.world.register(**how)
         self.of(run).deploy(None)
         self.of(run).promote(version)
         return version
+
+    def champion_after(self, version: str) -> None:
+        run = f"run-of-{version}"
+        if self.of(run).deploy(version).has_rivals:
+            self.of(run).shift(version, share_pct=10)
+        self.of(run).promote(version)
+
+    def with_strategy(self, strategy: str) -> Stages:
+        rollout = self.spec.rollout.model_copy(update={"strategy": strategy})
+        return replace(self, spec=self.spec.model_copy(update={"rollout": rollout}))
 
 
 @pytest.fixture
@@ -129,13 +187,14 @@ def test_a_challenger_goes_through_shadow_and_canary(stages: Stages) -> None:
     assert (world.state.champion, world.state.canary, world.alias("champion")) == (second, None, second)
     assert world.state.loaded == {first, second}  # going back takes no load
     assert kinds(world)[1:] == [
+        ("deploy", second),
         ("shadow", second),
         ("shadow", second),
         ("canary_step", second),
         ("canary_step", second),
         ("promote", second),
     ]
-    assert world.ledger.verify() == 6
+    assert world.ledger.verify() == 7
 
 
 def test_only_champion_and_the_one_before_stay_loaded(stages: Stages) -> None:
@@ -151,52 +210,54 @@ def test_only_champion_and_the_one_before_stay_loaded(stages: Stages) -> None:
 
 
 def undisturbed(world: RolloutWorld) -> tuple[Any, ...]:
-    """Return all that a rollout leaves behind, with versions as numbers from the first one on."""
-    known = sorted(world.state.loaded, key=int)
-    name = {version: number for number, version in enumerate(known)}
+    """Return all that a rollout leaves behind."""
     state = world.state
-    routes = [name.get(version or "") for version in (state.champion, state.canary, state.shadow)]
-    aliases = [name.get(world.alias(alias) or "") for alias in ("champion", "challenger")]
-    return (*routes, state.canary_share_pct, *aliases, [kind for kind, _ in kinds(world)])
+    routes = (state.champion, state.canary, state.canary_share_pct, state.shadow, state.loaded)
+    return (*routes, world.alias("champion"), world.alias("challenger"), kinds(world))
 
 
-STAGES: dict[str, Callable[[Rollout, str], Any]] = {
-    "deploy": lambda rollout, _version: rollout.deploy(None),
+STAGES: dict[str, Callable[..., Any]] = {
+    "deploy": lambda rollout, version: rollout.deploy(version),
     "shift": lambda rollout, version: rollout.shift(version, share_pct=10),
     "settle": lambda rollout, version: rollout.settle(version, PASSED, stage="canary", share_pct=10),
     "promote": lambda rollout, version: rollout.promote(version),
 }
 
 
-def roll_out(stages: Stages, version: str, *, dying: str = "", dies_before_call: int = 0) -> bool:
+def roll_out(stages: Stages, version: str, *, dying: str = "", before_call: int = 0) -> bool:
     """Run all stages; the one named is killed before a call and run again. Return whether it was killed."""
     was_killed = False
     for name, stage in STAGES.items():
         if name == dying:
-            try:
-                stage(stages.of(dies_before_call=dies_before_call), version)
-            except KilledError:
-                was_killed = True
-        stage(stages.of(), version)
+            was_killed = stages.is_killed(partial(stage, version=version), before_call=before_call)
+        stage(stages.of(), version=version)
     return was_killed
+
+
+def anew(stages: Stages, name: str, *before: str) -> None:
+    """Forget every route, alias and entry, and promote some versions again."""
+    stages.world.server.reset()
+    stages.world.forget()
+    stages.world = replace(stages.world, folder=stages.world.folder / name)
+    stages.world.folder.mkdir()
+    for version in before:
+        stages.champion_after(version)
 
 
 @pytest.mark.parametrize("dying", list(STAGES))
 def test_a_stage_that_is_killed_anywhere_ends_as_if_it_was_not(stages: Stages, dying: str) -> None:
-    world = stages.world
-    stages.champion()
-    roll_out(stages, world.register())
-    expected = undisturbed(world)
+    first, second = stages.world.register(), stages.world.register()
+    anew(stages, "undisturbed", first)
+    roll_out(stages, second)
+    expected = undisturbed(stages.world)
     for call in range(40):
-        world.server.reset()
-        world.forget()
-        stages.world = world = replace(world, folder=world.folder / str(call))
-        world.folder.mkdir()
-        stages.champion()
-        if not roll_out(stages, world.register(), dying=dying, dies_before_call=call):
+        anew(stages, str(call), first)
+        was_killed = roll_out(stages, second, dying=dying, before_call=call)
+        assert undisturbed(stages.world) == expected, f"killed before call {call}"
+        if not was_killed:
             break
-        assert undisturbed(world) == expected, f"killed before call {call}"
-    assert call > 1
+    assert not was_killed
+    assert call > 0
 
 
 def test_a_challenger_that_is_withdrawn_leaves_the_champion(stages: Stages) -> None:
@@ -215,7 +276,7 @@ def test_a_challenger_that_is_withdrawn_leaves_the_champion(stages: Stages) -> N
     assert entry.evidence["reasons"] == ["error_frac 1 > 0.01"]
     decided_by = world.ledger.entries()[entry.evidence["decided_by"][0] - 1]
     assert decided_by.evidence["challenger"] == {"errors": 9}
-    assert (world.state.champion, world.state.canary, world.state.loaded) == (first, None, {first})
+    assert (world.state.champion, world.state.canary, set(world.state.loaded)) == (first, None, {first})
     assert (world.alias("champion"), world.alias("challenger")) == (first, None)
     assert [kind for kind, _ in kinds(world)].count("roll_back") == 1
 
@@ -269,17 +330,22 @@ def test_a_promotion_that_was_cut_off_is_completed_not_withdrawn(stages: Stages)
     assert stages.of().withdraw(second) is None
 
 
-@pytest.mark.parametrize("call", range(9))
-def test_a_withdrawal_that_is_killed_is_completed_by_the_next_try(stages: Stages, call: int) -> None:
+def test_a_withdrawal_that_is_killed_anywhere_is_completed_by_the_next_try(stages: Stages) -> None:
     world = stages.world
-    first, second = stages.champion(), world.register()
-    stages.of().deploy(None)
-    with suppress(KilledError):
-        stages.of(dies_before_call=call).withdraw(None)
-    stages.of().withdraw(None)
-    assert kinds(world)[-1] == ("roll_back", second)
-    assert [kind for kind, _ in kinds(world)].count("roll_back") == 1
-    assert (world.state.champion, world.state.loaded, world.alias("challenger")) == (first, {first}, None)
+    first = stages.champion()
+    second = world.register()
+    for call in range(40):
+        run = f"run-{call}"
+        set_alias(world.mlflow_url, model=MODEL, alias="challenger", version=second)
+        stages.of(run).deploy(None)
+        was_killed = stages.is_killed(lambda rollout: rollout.withdraw(None), before_call=call, run=run)
+        stages.of(run).withdraw(None)
+        assert kinds(world).count(("roll_back", second)) == call + 1
+        assert (world.state.champion, set(world.state.loaded), world.alias("challenger")) == (first, {first}, None)
+        if not was_killed:
+            break
+    assert not was_killed
+    assert call > 3
 
 
 def test_what_was_withdrawn_meanwhile_is_neither_shifted_nor_promoted(stages: Stages) -> None:
@@ -410,19 +476,23 @@ def test_rolling_back_ends_a_canary(stages: Stages) -> None:
     assert (world.state.champion, world.state.canary, world.state.shadow) == (versions[0], None, None)
 
 
-@pytest.mark.parametrize("call", range(7))
-def test_rolling_back_when_killed_goes_back_once(stages: Stages, call: int) -> None:
+def test_rolling_back_when_killed_anywhere_goes_back_once(stages: Stages) -> None:
     world = stages.world
     first, second = stages.champion(), world.register()
-    stages.of().deploy(None)
-    stages.of().shift(second, share_pct=10)
-    stages.of().promote(second)
-    try:
-        stages.of("rollback", dies_before_call=call).roll_back()
-    except KilledError:
-        stages.of("rollback").roll_back()
-    assert (world.state.champion, world.alias("champion")) == (first, first)
-    assert [kind for kind, _ in kinds(world)].count("roll_back") == 1
+    for call in range(40):
+        run = f"run-{call}"
+        stages.of(run).deploy(second)
+        stages.of(run).shift(second, share_pct=10)
+        stages.of(run).promote(second)
+        back = f"rollback-{call}"
+        was_killed = stages.is_killed(lambda rollout: rollout.roll_back(), before_call=call, run=back)
+        stages.of(back).roll_back()
+        assert (world.state.champion, world.alias("champion")) == (first, first)
+        assert [kind for kind, _ in kinds(world)].count("roll_back") == call + 1
+        if not was_killed:
+            break
+    assert not was_killed
+    assert call > 1
 
 
 def test_rolling_back_a_promotion_that_was_cut_off_returns_to_the_ledgers_champion(stages: Stages) -> None:
@@ -432,3 +502,153 @@ def test_rolling_back_a_promotion_that_was_cut_off_returns_to_the_ledgers_champi
     world.server.client.set_routes(model="flight_delays", champion=second)  # and killed before alias and ledger
     entry = stages.of("rollback").roll_back()
     assert (world.state.champion, entry.evidence["champion"], entry.evidence["previous"]) == (first, first, second)
+
+
+def test_a_shadow_that_passed_is_promoted_where_the_strategy_says_so(stages: Stages) -> None:
+    stages = stages.with_strategy("shadow")
+    world, first, second = stages.world, stages.champion(), stages.world.register()
+    stages.of().deploy(None)
+    assert (world.state.champion, world.state.shadow) == (first, second)
+    assert stages.of().promote(second).kind == "promote"
+    assert (world.state.champion, world.state.shadow) == (second, None)
+
+
+def test_a_shadow_is_not_promoted_where_a_canary_is_asked_for(stages: Stages) -> None:
+    stages.champion()
+    second = stages.world.register()
+    stages.of().deploy(None)
+    with pytest.raises(GateError, match="must still be in the rollout"):
+        stages.of().promote(second)
+
+
+def test_a_canary_needs_no_shadow_where_the_strategy_says_so(stages: Stages) -> None:
+    stages = stages.with_strategy("canary")
+    world, first, second = stages.world, stages.champion(), stages.world.register()
+    stages.of().deploy(None)
+    assert (world.state.champion, world.state.shadow, world.state.canary) == (first, None, None)
+    with pytest.raises(GateError, match="must still be in the rollout"):
+        stages.of().shift(second, share_pct=50)  # not the first step
+    stages.of().shift(second, share_pct=10)
+    stages.of().shift(second, share_pct=50)
+    stages.of().promote(second)
+    assert world.state.champion == second
+    assert ("shadow", second) not in kinds(world)
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "rolled back"])
+def test_a_canary_that_was_taken_out_before_its_first_step_does_not_begin_it(stages: Stages, how: str) -> None:
+    stages = stages.with_strategy("canary")
+    world, first, second = stages.world, stages.champion(), stages.world.register()
+    stages.of().deploy(None)
+    if how == "withdrawn":
+        stages.of("by-hand").withdraw(second)
+    else:
+        stages.of("by-hand").roll_back(first)
+    with pytest.raises(GateError, match="must still be in the rollout"):
+        stages.of().shift(second, share_pct=10)
+    assert (world.state.champion, world.state.canary) == (first, None)
+
+
+def test_the_ledger_says_where_a_version_comes_from_and_who_approved_it(stages: Stages) -> None:
+    world = stages.world
+    stages.champion()
+    second = world.register()
+    stages.of().deploy(None, approved_by="ada")
+    stages.of().shift(second, share_pct=10)
+    stages.of().promote(second)
+    begun, _, step, promoted = world.ledger.entries(MODEL)[1:]
+    assert begun.evidence["stages"] == [["shadow", 0.0], ["canary", 10.0], ["canary", 50.0]]
+    for entry in (begun, promoted):
+        assert entry.evidence["data_versions"] == {"flights": 3}
+        assert entry.evidence["parameters"] == {"epochs": 2, "seed": 7}
+        assert (entry.evidence["commit"], entry.evidence["golden"]["num_rows"]) == ("abc", 20)
+        assert entry.evidence["golden"]["latency_p95_ms"] > 0
+    assert {entry.evidence["approved_by"] for entry in (begun, step, promoted)} == {"ada"}
+    (served,) = serving_at(world.ledger, MODEL, datetime.now(UTC))
+    assert (served.version, served.share_pct, served.origin["data_versions"]) == (second, 100.0, {"flights": 3})
+
+
+def test_a_champion_that_the_ledger_does_not_know_is_compared_with_nobody(stages: Stages) -> None:
+    """Routes set by hand, a promotion cut off, or a ledger restored from before the last promotion."""
+    world = stages.world
+    first = stages.champion()
+    kept = (world.folder / "ledger.sqlite").read_bytes()
+    stages.champion_after(second := world.register())
+    (world.folder / "ledger.sqlite").write_bytes(kept)
+    for leftover in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (world.folder / leftover).unlink(missing_ok=True)
+    third = world.register()
+    with pytest.raises(SetupError, match=rf"v{second} by the routes; got v{first}: .* Nothing was deployed"):
+        stages.of("run-3").deploy(None)
+    assert (world.state.champion, world.state.shadow) == (second, None)
+    stages.of("rollback").roll_back(second, reason="it should serve")
+    assert stages.of("run-3").deploy(None).version == third
+
+
+def test_a_decision_on_a_head_that_moved_is_not_recorded(stages: Stages) -> None:
+    world = stages.world
+    stages.champion()
+    second = world.register()
+    stages.of().deploy(None)
+    stages.of().shift(second, share_pct=10)
+    other = {"champion": "99", "previous": None}
+
+    class Behind(Countdown):
+        def tick(self, name: str) -> None:
+            if name == "append":  # another writer was faster by one entry
+                world.ledger.append(
+                    model=MODEL, kind="promote", subject="99", evidence=other, actor="other", key="other"
+                )
+
+    with stages.counted(Behind(0)) as rollout, pytest.raises(ServiceError, match=r"must still be entry 1 .* got \d+"):
+        rollout.promote(second)
+    assert champion_of(world.ledger, MODEL) == "99"
+    assert ("promote", second) not in kinds(world)
+
+
+def run_as_the_dag_does(stages: Stages, version: str, *, countdown: Countdown) -> None:
+    """Run a rollout with one retry for what a server refuses; whatever fails takes the version out."""
+    try:
+        for stage in STAGES.values():
+            try:
+                with stages.counted(countdown) as rollout:
+                    stage(rollout, version=version)
+            except ServiceError:
+                stage(stages.of(), version=version)
+    except GateError:
+        stages.of().withdraw(version)
+
+
+def went_back(stages: Stages, versions: Sequence[str], *, before_call: int) -> bool:
+    """Roll back before one of the calls of a rollout; return False if it ended before that."""
+    world, (first, _, third) = stages.world, versions
+    back: list[str] = []
+    countdown = Countdown(before_call, lambda: back.append(stages.of("rollback").roll_back().subject), counting=())
+    run_as_the_dag_does(stages, third, countdown=countdown)
+    if not back:
+        return False
+    state = world.state
+    began_beside = [e.evidence["champion"] for e in world.ledger.entries(MODEL, "deploy") if e.subject == third]
+    # A rollout that began before it is over. One that began after it is another, beside the version gone back to.
+    expected = third if began_beside == back == [first] else back[0]
+    assert (state.champion, state.canary, state.shadow) == (expected, None, None), f"before call {before_call}"
+    assert champion_of(world.ledger, MODEL) == world.alias("champion") == expected, f"before call {before_call}"
+    return True
+
+
+def all_points(stages: Stages, step: int) -> int:
+    versions = [stages.world.register() for _ in range(3)]
+    for number, call in enumerate(range(0, 200, step)):
+        anew(stages, str(call), *versions[:2])
+        if not went_back(stages, versions, before_call=call):
+            return number
+    raise AssertionError("a rollout has fewer calls")
+
+
+def test_a_rollback_wins_at_any_moment_of_a_rollout(stages: Stages) -> None:
+    assert all_points(stages, step=5) > 5
+
+
+@pytest.mark.chaos
+def test_a_rollback_wins_at_each_moment_of_a_rollout(stages: Stages) -> None:
+    assert all_points(stages, step=1) > 25

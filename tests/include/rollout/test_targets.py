@@ -170,6 +170,23 @@ def test_champion_and_canary_are_counted_apart(
     assert state.of("2", "canary").requests == answered.count("2") > 0
 
 
+def test_a_change_of_routes_that_somebody_else_changed_is_refused(
+    target: DeploymentTarget, deploy: Callable[[str], str]
+) -> None:
+    target.promote(model=MODEL, version=deploy("1"))
+    deploy("2")
+    known = target.read(model=MODEL).revision
+    target.set_share(model=MODEL, version="2", share_pct=10, if_revision=known)
+    with pytest.raises(ServiceError, match=rf"must still be revision {known}"):
+        target.set_share(model=MODEL, version="2", share_pct=50, if_revision=known)
+    with pytest.raises(ServiceError, match=rf"must still be revision {known}"):
+        target.promote(model=MODEL, version="2", if_revision=known)
+    state = target.read(model=MODEL)
+    assert (state.champion, state.canary, state.canary_share_pct) == ("1", "2", 10.0)
+    target.promote(model=MODEL, version="2", if_revision=state.revision)
+    assert target.read(model=MODEL).champion == "2"
+
+
 def test_a_damaged_package_is_not_deployed(target: DeploymentTarget, tmp_path: Path) -> None:
     package = tiny_package(tmp_path / "1")
     with pytest.raises(CorruptArtifactError):

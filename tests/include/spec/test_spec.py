@@ -54,6 +54,13 @@ def test_the_shipped_specs_can_be_read() -> None:
             "latency_quantile: 1.0",
             "rollout.latency_quantile: .*less than or equal to 0.999; got '1.0'",
         ),
+        ("steps_pct: [#, #]", "steps_pct: []", "rollout.steps_pct: .*at least 1 item"),
+        ("steps_pct: [#, #]", "steps_pct: [10, 100.1]", "steps_pct must rise strictly within 0 to 100"),
+        (
+            "rollout:\n",
+            "rollout:\n  strategy: none\n",
+            "rollout.strategy: Input should be 'shadow', 'canary' or 'both'",
+        ),
         ("steps_pct: [#, #]", "steps_pct: [50, 10]", r"steps_pct must rise strictly .*got \[50.0, 10.0\]"),
         ("steps_pct: [#, #]", "steps_pct: [10, 100]", "steps_pct must rise strictly within 0 to 100"),
         (
