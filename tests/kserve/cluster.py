@@ -109,7 +109,7 @@ class KServeCluster(Cluster):
         if found is None:
             return
         before = json.dumps([found["status"], found["spec"]], sort_keys=True)
-        if found["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative":
+        if found["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Serverless":
             shares = self._knative(key, found)
         else:
             shares = self._standard(key, found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from include.errors import ServiceError, SetupError
 from include.rollout.kserve.knative import REVISIONS, Knative
 from include.rollout.kserve.seen import Seen
-from include.rollout.kserve.settings import API_VERSION, DEPLOYMENT_MODE, OF_SERVICE, VERSION, service_name
+from include.rollout.kserve.settings import API_VERSION, DEPLOYMENT_MODE, MODE_NAMES, OF_SERVICE, VERSION, service_name
 from include.rollout.kserve.standard import Standard
 from include.training.pod_status import classify_pod
 
@@ -99,7 +99,7 @@ class Services:
             "namespace": self.settings.namespace,
             "labels": {"app.kubernetes.io/managed-by": "tradewind"},
             "annotations": {
-                DEPLOYMENT_MODE: self.settings.mode,
+                DEPLOYMENT_MODE: MODE_NAMES[self.settings.mode],
                 "serving.kserve.io/enable-tag-routing": "true",
             },
         }

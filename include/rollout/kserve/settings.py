@@ -23,6 +23,8 @@ PORT = 8080
 OF_SERVICE = "serving.kserve.io/inferenceservice"
 """Label that KServe gives to the revisions and pods of a service."""
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
+MODE_NAMES = {"Knative": "Serverless", "Standard": "Standard"}
+"""Mode -> what the annotation says. KServe before v0.16 takes `Knative` for no mode, later ones know both names."""
 VERSION, URI, DIGEST = "tradewind/version", "tradewind/package-uri", "tradewind/package-digest"
 """Annotations of the predictor: they reach its revisions and pods."""
 _DATA = "/var/lib/tradewind"

@@ -1,0 +1,112 @@
+"""A whole rollout on KServe: the stages, registry and ledger of every deployment, Prometheus' counts, a way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.rollout.decision import Verdict, decide_stage
+from include.rollout.history import champion_of
+from include.rollout.stages import Rollout
+from tests.kserve.places import OnKServe, kserve_place
+from tests.running import MODEL
+from tests.tiny_models import SPEC, request_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from include.rollout.decision import Decision
+    from tests.running import RolloutWorld, RunningModelServer
+
+SHARE_PCT = 50.0
+SPEC_ON_KSERVE = SPEC.model_copy(
+    update={
+        "rollout": SPEC.rollout.model_copy(
+            update={
+                "target": "kserve",
+                "strategy": "canary",
+                "steps_pct": (SHARE_PCT,),
+                "max_error_increase_frac": 0.3,
+                "max_latency_ratio": 1000.0,
+                "latency_floor_ms": 10_000.0,
+                "step_timeout_s": 300.0,
+            }
+        )
+    }
+)
+
+
+@pytest.fixture
+def place(model_server: RunningModelServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnKServe]:
+    with kserve_place(model_server, mode="Knative", monkeypatch=monkeypatch) as found:
+        yield found
+
+
+def test_a_version_takes_over_by_what_prometheus_counted_and_goes_back(
+    rollout_world: RolloutWorld, place: OnKServe
+) -> None:
+    def rollout(run: str) -> Rollout:
+        return Rollout(
+            spec=SPEC_ON_KSERVE,
+            target=place.target,
+            ledger=rollout_world.ledger,
+            tracking_uri=rollout_world.mlflow_url,
+            actor=run,
+            run_key=run,
+        )
+
+    def decided(version: str) -> Decision:
+        state = place.target.read(model=MODEL)
+        return decide_stage(state, version=version, stage="canary", share_pct=SHARE_PCT, rollout=SPEC_ON_KSERVE.rollout)
+
+    first = rollout_world.register()
+    assert rollout("run-1").deploy(first).is_bootstrap
+    assert rollout("run-1").promote(first).kind == "bootstrap"
+    second = rollout_world.register()
+    found = rollout("run-2").deploy(second)
+    assert (found.version, found.champion, found.golden["num_rows"]) == (second, first, 20)
+    rollout("run-2").shift(second, share_pct=SHARE_PCT)
+    place.catch_up()
+    assert decided(second).verdict is Verdict.KEEP_WAITING
+    for number in range(240):
+        place.server.client.infer(model=MODEL, columns=request_columns(1, first=number), sticky_key=f"key-{number}")
+    place.catch_up()
+    decision = decided(second)
+    assert decision.verdict is Verdict.PASS, decision
+    rollout("run-2").settle(second, decision, stage="canary", share_pct=SHARE_PCT)
+    assert rollout("run-2").promote(second).kind == "promote"
+    assert (rollout_world.alias("champion"), place.target.read(model=MODEL).champion) == (second, second)
+    rollout("run-3").roll_back(reason="a test")
+    assert (rollout_world.alias("champion"), place.target.read(model=MODEL).champion) == (first, first)
+    assert champion_of(rollout_world.ledger, MODEL) == first
+
+
+def test_no_evidence_is_inconclusive_at_the_deadline_and_the_version_is_taken_out(
+    rollout_world: RolloutWorld, place: OnKServe
+) -> None:
+    def rollout(run: str) -> Rollout:
+        return Rollout(
+            spec=SPEC_ON_KSERVE,
+            target=place.target,
+            ledger=rollout_world.ledger,
+            tracking_uri=rollout_world.mlflow_url,
+            actor=run,
+            run_key=run,
+        )
+
+    first = rollout_world.register()
+    rollout("run-1").deploy(first)
+    rollout("run-1").promote(first)
+    second = rollout_world.register()
+    rollout("run-2").deploy(second)
+    rollout("run-2").shift(second, share_pct=SHARE_PCT)
+    place.clock.at += 301
+    state = place.target.read(model=MODEL)
+    decision = decide_stage(state, version=second, stage="canary", share_pct=SHARE_PCT, rollout=SPEC_ON_KSERVE.rollout)
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    entry = rollout("run-2").withdraw(second)
+    assert entry is not None
+    assert entry.kind == "roll_back"
+    state = place.target.read(model=MODEL)
+    assert (state.champion, state.canary) == (first, None)
