@@ -147,6 +147,8 @@ def with_store_features(
     examples: pa.Table, *, spec: ModelSpec, storage: Storage, versions: Mapping[str, int] | None = None
 ) -> pa.Table:
     """Return examples with the store's fields as `training_set` adds them; batch scoring adds them to all examples."""
+    import pyarrow.compute as pc
+
     for view, view_spec in spec.features.store.items():
         features = read_features(spec=spec, storage=storage, view=view, versions=versions)
         found = positions_as_of(
@@ -158,7 +160,10 @@ def with_store_features(
             is_replay=spec.source.clock == "replay",
         )
         for name in view_spec.fields:
-            examples = examples.append_column(name, features[name].take(found))
+            column = features[name].take(found)
+            if name in view_spec.defaults:
+                column = pc.if_else(pc.is_null(column, nan_is_null=True), view_spec.defaults[name], column)
+            examples = examples.append_column(name, column)
     return examples
 
 

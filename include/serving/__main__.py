@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ from include.serving.spans import tracing
 from include.serving.token import AdminToken
 
 EXIT_SETUP = 78
+MAX_CORES = 8
+"""Python's part of the work gains nothing from more threads."""
 DRAIN_S = 10.0
 """Seconds that requests in flight may still take after SIGTERM."""
 
@@ -81,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trusted-key-file", type=Path, help="PEM file of public keys; without it no package needs a signature"
     )
-    parser.add_argument("--threads", type=int, default=2, help="threads that score")
+    cores = min(MAX_CORES, len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--threads", type=int, default=cores + 1, help="threads that score; with several, no model takes them all"
+    )
     parser.add_argument("--max-rows", type=int, default=1024, help="most rows of a request")
     parser.add_argument("--max-body-bytes", type=int, default=1 << 20)
     parser.add_argument("--max-requests-per-s", type=_positive, help="most inference requests per second; none: all")
@@ -123,11 +129,12 @@ def _app(options: argparse.Namespace) -> web.Application:
         max_journal_bytes=options.max_journal_mib << 20,
         flush_interval_s=options.log_interval_s,
     )
+    metrics = ServerMetrics(router=router, log=log)
     engine = Engine(
         router=router,
-        lookup=FeatureLookup(storage=storage),
+        lookup=FeatureLookup(storage=storage, on_default=metrics.feature_defaulted),
         log=log,
-        metrics=ServerMetrics(router=router, log=log),
+        metrics=metrics,
         max_rows=options.max_rows,
         num_threads=options.threads,
         limits=SandboxLimits(memory_gib=options.sandbox_memory_gib, cpu_s=options.sandbox_cpu_s),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
-from include.serving.counters import Work
+from include.serving.accounting import works_of
 from include.serving.microbatch import MicroBatcher
 from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
-from include.serving.scoring import NAMED, ServedModel, attempt, disagreement_of, score_requests
+from include.serving.scoring import NAMED, ServedModel, score_requests
+from include.serving.shadow import Mirror
 from include.serving.versions import LoadedVersion, load_version, read_registered
 from include.spec import load_spec
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping, Sequence
 
     from include.serving.counters import Counted
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from include.serving.scoring import Asked, Result, Scored
 
 _LOG = logging.getLogger(__name__)
-
-MAX_SHADOW_PENDING = 64
 
 
 @dataclass(kw_only=True)
@@ -58,15 +57,14 @@ class Engine:
     restoring: asyncio.Future[None] | None = None
     is_restored: bool = False
     pool: ThreadPoolExecutor = field(init=False)
-    _shadow_pool: ThreadPoolExecutor = field(init=False)
+    _mirror: Mirror = field(init=False)
     _batcher: MicroBatcher = field(init=False)
-    _num_shadows: int = 0
     _tried_out: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Start the worker threads."""
         self.pool = ThreadPoolExecutor(self.num_threads, "score")
-        self._shadow_pool = ThreadPoolExecutor(1, "shadow")
+        self._mirror = Mirror(done=self.account, dropped=self.metrics.shadow_dropped.inc)
         self._batcher = MicroBatcher(
             run=self.score,
             done=self._done,
@@ -78,7 +76,7 @@ class Engine:
     def close(self) -> None:
         """Finish what the workers have begun, then write the log."""
         self.pool.shutdown()
-        self._shadow_pool.shutdown(cancel_futures=True)
+        self._mirror.close()
         self.log.close()
 
     def restore(self) -> None:
@@ -247,34 +245,16 @@ class Engine:
         return self.models[model]
 
     def _done(self, batch: Sequence[Scored]) -> None:
-        for scored in batch:
-            self.account(scored)
-        self.mirror([scored for scored in batch if scored.outcomes[0].role != NAMED])
+        self.account(batch)
+        self._mirror.copy([scored for scored in batch if scored.outcomes[0].role != NAMED])
 
-    def account(self, scored: Scored) -> None:
-        """Count and log what was done for a request; a process that is killed after this loses none of it."""
-        served = scored.served
-        model = served.spec.name
-        now_us = time.time_ns() // 1000
-        for outcome in scored.outcomes:
-            work = Work(
-                model=model,
-                revision=served.revision,
-                version=outcome.version,
-                role=outcome.role,
-                request_id=scored.request_id,
-                example_ids=scored.example_ids,
-                latency_ms=outcome.latency_ms,
-                output=served.reader.task.output,
-                num_classes=len(served.reader.task.classes),
-                predictions=outcome.predictions,
-                columns=scored.columns,
-                strings=served.reader.strings,
-                logged_at_us=now_us,
-                disagreement=outcome.disagreement,
-            )
-            self.metrics.scored(work)
-            self.log.append(work)
+    def account(self, batch: Sequence[Scored]) -> None:
+        """Count and log what was done for requests; a process that is killed after this loses none of it."""
+        logged_at_us = time.time_ns() // 1000
+        for scored in batch:
+            for work in works_of(scored, logged_at_us=logged_at_us):
+                self.metrics.scored(work)
+                self.log.append(work)
 
     def counted(self, model: str) -> Counted:
         """Return what was counted of a model since its routes changed."""
@@ -283,34 +263,6 @@ class Engine:
     def age_s(self, model: str) -> float:
         """Return for how long a model's counters have counted: since its routes changed, while a server ran."""
         return max(0.0, self.router.age_s(model) - self.counted(model).away_s)
-
-    def mirror(self, batch: Sequence[Scored]) -> None:
-        """Have the shadow score copies of one batch, later and on a thread of its own; too many waiting are dropped."""
-        served = batch[0].served if batch else None
-        version = served.routes.shadow if served else None
-        if served is None or version is None or version not in served.versions:
-            return
-        copies = batch[: max(0, MAX_SHADOW_PENDING - self._num_shadows)]
-        self.metrics.shadow_dropped.inc(len(batch) - len(copies))
-        if not copies:
-            return
-        self._num_shadows += len(copies)
-        loop = asyncio.get_running_loop()
-
-        def work() -> None:
-            outcomes = attempt(served, version, "shadow", [scored.columns for scored in copies])
-            shadowed = [
-                replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
-                for scored, outcome in zip(copies, outcomes, strict=True)
-            ]
-            loop.call_soon_threadsafe(finish, shadowed)
-
-        def finish(shadowed: Sequence[Scored]) -> None:
-            self._num_shadows -= len(shadowed)
-            for scored in shadowed:
-                self.account(scored)
-
-        self._shadow_pool.submit(work)
 
     def _renewed(self, model: str) -> ServedModel:
         spec = load_spec(model)

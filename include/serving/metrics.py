@@ -47,6 +47,12 @@ class ServerMetrics:
             "Copies for a shadow that was too slow; nobody waited for them",
             registry=self.registry,
         )
+        self._defaults = Counter(
+            "tradewind_feature_defaults",
+            "Values of store features that were missing and got the declared default",
+            ("model", "feature"),
+            registry=self.registry,
+        )
         self._totals: dict[tuple[str, str, str], WindowCounters] = {}
         self.registry.register(_WorkCollector(self._totals))
         self.registry.register(_StateCollector(router=router, log=log))
@@ -59,6 +65,10 @@ class ServerMetrics:
             totals = self._totals[key] = WindowCounters()
         is_ok = work.predictions is not None
         totals.add(is_ok=is_ok, latency_ms=work.latency_ms, disagreement=work.disagreement)
+
+    def feature_defaulted(self, model: str, feature: str, num_values: int) -> None:
+        """Count values of a store feature that were missing; called by any thread."""
+        self._defaults.labels(model, feature).inc(num_values)
 
     def answered(self, *, model: str | None, status: int, seconds: float) -> None:
         """Count one answer; `model` is None when the request names none that is served."""

@@ -123,7 +123,7 @@ class _Job:
     request_id: str
     version: str | None
     role: str
-    columns: dict[str, Sequence[Any]]
+    columns: dict[str, Any]
     trace: Trace
     outcomes: list[Outcome] = field(default_factory=list)
 
