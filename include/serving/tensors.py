@@ -81,6 +81,8 @@ class InputSpec:
         return "FP64" if self.kind == "numeric" else binary.STRINGS
 
 
+_ALL_STRINGS, _ALL_FLOATS = {str}, {float}
+_FLOAT_DATATYPES = ("FP64", "FP32", "FP16")
 _EXAMPLE_IDS = InputSpec(name=EXAMPLE_ID, kind="entity", nullable=False)
 
 
@@ -91,6 +93,21 @@ def values_of(tensor: Tensor, declared: InputSpec) -> list[Any]:
         ValueError: They are not what the input allows; the message is the rest of a sentence on the request.
     """
     data: list[Any] = tensor.data or []
+    kinds = {*map(type, data)}
+    if declared.kind != "numeric":
+        if kinds == _ALL_STRINGS and tensor.datatype == binary.STRINGS:
+            return data
+    elif (
+        kinds == _ALL_FLOATS
+        and tensor.datatype in _FLOAT_DATATYPES
+        and min(data) >= -FLOAT32_MAX
+        and max(data) <= FLOAT32_MAX
+    ):
+        return data
+    return _less_usual_values(tensor, declared, data)
+
+
+def _less_usual_values(tensor: Tensor, declared: InputSpec, data: list[Any]) -> list[Any]:
     wanted: type = float if declared.kind == "numeric" else str
     is_of_kind = tensor.datatype in binary.FORMATS if wanted is float else tensor.datatype == binary.STRINGS
     if tensor.datatype == "BOOL" and {*map(type, data)} <= {bool, type(None)}:
