@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from include.rollout.decision import Verdict, decide_stage
 from include.rollout.history import champion_of
 from include.rollout.stages import Rollout
+from operators.rollout_tasks import comparison_tasks
+from sensors.triggers.canary_settled import CanarySettledTrigger
 from tests.kserve.places import OnKServe, kserve_place
 from tests.running import MODEL
 from tests.tiny_models import SPEC, request_columns
@@ -44,17 +47,10 @@ def place(model_server: RunningModelServer, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_version_takes_over_by_what_prometheus_counted_and_goes_back(
-    rollout_world: RolloutWorld, place: OnKServe
+    rollout_world: RolloutWorld, place: OnKServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rollout(run: str) -> Rollout:
-        return Rollout(
-            spec=SPEC_ON_KSERVE,
-            target=place.target,
-            ledger=rollout_world.ledger,
-            tracking_uri=rollout_world.mlflow_url,
-            actor=run,
-            run_key=run,
-        )
+        return _rollout(rollout_world, place, run=run)
 
     def decided(version: str) -> Decision:
         state = place.target.read(model=MODEL)
@@ -74,6 +70,7 @@ def test_a_version_takes_over_by_what_prometheus_counted_and_goes_back(
     place.catch_up()
     decision = decided(second)
     assert decision.verdict is Verdict.PASS, decision
+    assert _sent_by_the_trigger(second, place, monkeypatch) == decision.to_json()
     rollout("run-2").settle(second, decision, stage="canary", share_pct=SHARE_PCT)
     assert rollout("run-2").promote(second).kind == "promote"
     assert (rollout_world.alias("champion"), place.target.read(model=MODEL).champion) == (second, second)
@@ -86,14 +83,7 @@ def test_no_evidence_is_inconclusive_at_the_deadline_and_the_version_is_taken_ou
     rollout_world: RolloutWorld, place: OnKServe
 ) -> None:
     def rollout(run: str) -> Rollout:
-        return Rollout(
-            spec=SPEC_ON_KSERVE,
-            target=place.target,
-            ledger=rollout_world.ledger,
-            tracking_uri=rollout_world.mlflow_url,
-            actor=run,
-            run_key=run,
-        )
+        return _rollout(rollout_world, place, run=run)
 
     first = rollout_world.register()
     rollout("run-1").deploy(first)
@@ -110,3 +100,33 @@ def test_no_evidence_is_inconclusive_at_the_deadline_and_the_version_is_taken_ou
     assert entry.kind == "roll_back"
     state = place.target.read(model=MODEL)
     assert (state.champion, state.canary) == (first, None)
+
+
+def test_the_dag_has_a_canary_and_no_shadow() -> None:
+    assert [task.task_id for task in comparison_tasks(SPEC_ON_KSERVE)] == ["shift_50", "settled_50"]
+
+
+def _rollout(world: RolloutWorld, place: OnKServe, *, run: str) -> Rollout:
+    return Rollout(
+        spec=SPEC_ON_KSERVE,
+        target=place.target,
+        ledger=world.ledger,
+        tracking_uri=world.mlflow_url,
+        actor=run,
+        run_key=run,
+    )
+
+
+def _sent_by_the_trigger(version: str, place: OnKServe, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr("sensors.triggers.canary_settled.load_spec", lambda _: SPEC_ON_KSERVE)
+    monkeypatch.setattr("sensors.triggers.canary_settled.target_of", lambda *_, **__: place.target)
+    trigger = CanarySettledTrigger(
+        model=MODEL, version=version, stage="canary", share_pct=SHARE_PCT, model_server_conn_id="kserve_default"
+    )
+
+    async def first() -> object:
+        async for event in trigger.run():
+            return event.payload
+        return None
+
+    return asyncio.run(first())
