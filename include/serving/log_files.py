@@ -128,7 +128,10 @@ class SegmentProcess:
 
     def _started(self) -> subprocess.Popen[str]:
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
+            if self._process is not None and self._process.poll() is not None:
+                self._process.communicate()  # closes its pipes
+                self._process = None
+            if self._process is None:
                 command = [sys.executable, "-m", "include.serving.log_files", "--storage", self.storage_root]
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **_SMALL}
