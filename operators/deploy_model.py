@@ -34,7 +34,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         ledger_conn_id: Connection of the ledger.
 
     Returns:
-        `version`, `champion` (version or None), `is_bootstrap`, `is_champion`, `golden`.
+        `version`, `champion` (version or None), `is_bootstrap`, `is_champion`, `golden`, `plan`.
     """
 
     inherits_from_skipmixin = True
@@ -72,6 +72,8 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         deployment = rollout.deploy(self.version or None, force=str(self.force) == "True", approved_by=self.approved_by)
         found = asdict(deployment)
         self.log.info("%s v%s is loaded beside champion %s", self.model, deployment.version, deployment.champion)
+        for stage in deployment.plan:
+            self.log.info("planned: %(name)s needs %(num_requests)d requests, %(seconds)s s of %(limit_s)s s", stage)
         if self.rival_task_ids and not deployment.has_rivals:
             # Skipping leaves through an exception, which loses what would be returned.
             context["ti"].xcom_push(key="return_value", value=found)

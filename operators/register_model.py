@@ -72,9 +72,7 @@ class RegisterModelOperator(BaseOperator):
             raise AirflowSkipException(f"version {champion.version} of {self.model!r} is the champion already")
         require_newer(package, champion=champion, force=str(self.force) == "True")
         links = {"dag_id": self.dag_id, "dag_run_id": str(context.get("run_id", "by-hand"))}
-        version = register(
-            tracking_uri, package=package, links=links, storage=storage, signer=mlflow.get_signer()
-        )
+        version = register(tracking_uri, package=package, links=links, storage=storage, signer=mlflow.get_signer())
         registered = {
             "model": self.model,
             "version": version.version,

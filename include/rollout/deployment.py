@@ -6,10 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.rollout.planning import plan_rollout
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from include.registry.models import ModelVersion
+    from include.rollout.decision import RolloutState
+    from include.spec import RolloutSpec
 
 TRACED_TAGS = ("window_start", "window_end", "job_key", "commit", "dag_id", "dag_run_id", "digest")
 TRACED_JSON = ("data_versions", "parameters")
@@ -26,6 +30,7 @@ class Deployment:
         is_bootstrap: Whether there is no champion to compare with.
         is_champion: Whether the version is the champion already.
         golden: Result of the golden requests.
+        plan: What each stage needs, at the traffic of the moment; nothing without a champion.
     """
 
     version: str
@@ -33,11 +38,19 @@ class Deployment:
     is_bootstrap: bool
     is_champion: bool
     golden: Mapping[str, Any]
+    plan: Sequence[Mapping[str, Any]] = ()
 
     @property
     def has_rivals(self) -> bool:
         """Whether there is anything for shadow and canary to compare."""
         return not (self.is_bootstrap or self.is_champion)
+
+
+def plan_of(rollout: RolloutSpec, state: RolloutState) -> tuple[dict[str, Any], ...]:
+    """Return what each stage of a rollout needs, at the traffic that the champion had since the routes changed."""
+    num_requests = state.of(state.champion, "champion").requests
+    requests_per_s = num_requests / state.age_s if num_requests and state.age_s else None
+    return tuple(stage.to_json() for stage in plan_rollout(rollout, requests_per_s=requests_per_s))
 
 
 def trace_of(version: ModelVersion) -> dict[str, Any]:

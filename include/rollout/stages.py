@@ -12,7 +12,7 @@ from include.registry.models import CHALLENGER, get_alias, get_version
 from include.rollout import refusals
 from include.rollout.aliases import align_champion, drop_challenger
 from include.rollout.decision import Verdict
-from include.rollout.deployment import Deployment, trace_of
+from include.rollout.deployment import Deployment, plan_of, trace_of
 from include.rollout.history import (
     begun_of,
     champion_of,
@@ -92,6 +92,7 @@ class Rollout:
             is_bootstrap=state.champion is None,
             is_champion=state.champion == challenger.version,
             golden=golden,
+            plan=() if state.champion in (None, challenger.version) else plan_of(self.spec.rollout, state),
         )
         if deployment.has_rivals:
             self._start(deployment, state=state, evidence={"approved_by": approved_by, **trace_of(challenger)})
@@ -248,7 +249,7 @@ class Rollout:
         has_shadow = self.spec.rollout.has_shadow
         if has_shadow:
             self.target.set_shadow(model=self.model, version=deployment.version)
-        begun = {"champion": deployment.champion, "golden": deployment.golden}
+        begun = {"champion": deployment.champion, "golden": deployment.golden, "plan": deployment.plan}
         self._record("deploy", deployment.version, {**begun, **evidence})
         if has_shadow:
             started = {"champion": deployment.champion, "state": "started", "approved_by": evidence["approved_by"]}

@@ -557,7 +557,8 @@ def test_the_ledger_says_where_a_version_comes_from_and_who_approved_it(stages: 
     stages.of().shift(second, share_pct=10)
     stages.of().promote(second)
     begun, _, step, promoted = world.ledger.entries(MODEL)[1:]
-    assert begun.evidence["stages"] == [["shadow", 0.0], ["canary", 10.0], ["canary", 50.0]]
+    assert [stage["name"] for stage in begun.evidence["plan"]] == ["shadow", "10 %", "50 %"]
+    assert all(stage["num_requests"] > 0 for stage in begun.evidence["plan"])
     for entry in (begun, promoted):
         assert entry.evidence["data_versions"] == {"flights": 3}
         assert entry.evidence["parameters"] == {"epochs": 2, "seed": 7}
