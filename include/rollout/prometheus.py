@@ -61,24 +61,24 @@ class Prometheus:
             ServiceError: Prometheus does not answer.
         """
         wanted = sorted(set(versions))
-        age_s = int(now_s - since_s)
-        if not wanted or age_s < 1:
+        if not wanted or now_s <= since_s:
             return {}
         named = {"__name__": f"{REQUESTS}|{LATENCIES}", "version": "|".join(wanted)}
         chosen = [f'{name}=~"{value}"' for name, value in named.items()]
         chosen += [f'{name}="{value}"' for name, value in {**self.labels, "model": model}.items()]
-        counted = self._increases("{" + ",".join(chosen) + "}", age_s=age_s, now_s=now_s)
+        counted = self._increases("{" + ",".join(chosen) + "}", since_s=since_s, now_s=now_s)
         return {version: _counters(counted, version) for version in wanted}
 
-    def _increases(self, selector: str, *, age_s: int, now_s: float) -> dict[Series, float]:
-        """Return by how much each series has grown within the last seconds."""
-        lookback_s = int(max(self.lookback_s, MIN_LOOKBACK_S))
-        last = _values(self._ask(f"last_over_time({selector}[{age_s}s])", now_s))
-        first = _values(self._ask(f"last_over_time({selector}[{lookback_s}s] offset {age_s}s)", now_s))
+    def _increases(self, selector: str, *, since_s: float, now_s: float) -> dict[Series, float]:
+        """Return by how much each series has grown; the beginning is the same to the millisecond at each call."""
+        lookback_ms = round(max(self.lookback_s, MIN_LOOKBACK_S) * 1e3)
+        age_ms = max(1, round((now_s - since_s) * 1e3))
+        last = _values(self._ask(f"last_over_time({selector}[{age_ms}ms])", now_s))
+        first = _values(self._ask(f"last_over_time({selector}[{lookback_ms}ms])", since_s))
         found = {series: value - first.get(series, 0.0) for series, value in last.items()}
-        reset = _values(self._ask(f"resets({selector}[{age_s + lookback_s}s]) > 0", now_s))
+        reset = _values(self._ask(f"resets({selector}[{age_ms + lookback_ms}ms]) > 0", now_s))
         if reset:
-            samples = self._ask(f"{selector}[{age_s}s]", now_s)
+            samples = self._ask(f"{selector}[{age_ms}ms]", now_s)
             for each in samples:
                 series = _series(each["metric"])
                 if series in reset:
@@ -86,9 +86,9 @@ class Prometheus:
                     found[series] = _grown([first.get(series, 0.0), *values])
         return found
 
-    def _ask(self, query: str, now_s: float) -> Sequence[Mapping[str, Any]]:
+    def _ask(self, query: str, at_s: float) -> Sequence[Mapping[str, Any]]:
         """Return the result of an instant query."""
-        body = urlencode({"query": query, "time": f"{now_s:.3f}"}).encode()
+        body = urlencode({"query": query, "time": f"{at_s:.3f}"}).encode()
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         request = Request(f"{self.url.rstrip('/')}/api/v1/query", data=body, headers=headers)  # noqa: S310 - as set up
         try:

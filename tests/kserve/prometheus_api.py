@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _QUERY = re.compile(
-    r"^(?:(?P<function>resets|last_over_time)\()?\{(?P<matchers>[^}]*)\}\[(?P<range>\d+)s\]"
-    r"(?: offset (?P<offset>\d+)s)?\)?(?P<positive> > 0)?$"
+    r"^(?:(?P<function>resets|last_over_time)\()?\{(?P<matchers>[^}]*)\}\[(?P<range>\d+)ms\]"
+    r"\)?(?P<positive> > 0)?$"
 )
 _MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 Series = tuple[tuple[str, str], ...]
@@ -81,8 +81,8 @@ class ScriptedPrometheus:
         asked = _QUERY.match(query)
         if asked is None:
             return {"status": "error", "errorType": "bad_data", "error": f"parse error: {query}"}
-        end = now_s - float(asked["offset"] or 0)
-        within = self._within(_MATCHER.findall(asked["matchers"]), end - float(asked["range"]), end)
+        begin = now_s - float(asked["range"]) / 1e3
+        within = self._within(_MATCHER.findall(asked["matchers"]), begin, now_s)
         if asked["function"] is None:
             found: list[dict[str, Any]] = [
                 {"metric": dict(series), "values": [[at, str(value)] for at, value in values]}
