@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class MeasureDriftOperator(PartitionOperator):
     """Joins a partition's served predictions to their labels and publishes drift and performance, one row a version.
 
-    Rows go to the Delta table `performance`; equal ones make no new version. Without predictions nothing is written.
-    Killed and run again, it ends in the same table.
+    What the labels say of a version that is just rolled out, the model server is told: they are evidence of its
+    rollout. Rows go to the Delta table `performance`; equal ones make no new version. Without predictions nothing is
+    written. Killed and run again, it ends in the same table.
 
     Args:
         model: Name of the model's folder.
@@ -83,8 +84,12 @@ class MeasureDriftOperator(PartitionOperator):
     def measure(self, champion: Champion | None) -> Measurement:
         """Return what the partition's predictions say, after the model server has written all of them."""
         from include.drift.monitor import measure_partition
+        from include.drift.paired import post_label_evidence
 
         on = self.subject()
         if champion is not None and on.spec.rollout.target == "local":  # else there is no server, or none yet
-            ModelServerHook(self.model_server_conn_id).get_conn().flush()
+            server = ModelServerHook(self.model_server_conn_id).get_conn()
+            server.flush()
+            told = post_label_evidence(spec=on.spec, storage=on.storage, partition=on.partition, client=server)
+            self.log.info("labels of the version that is rolled out: %s", told or "none is")
         return measure_partition(spec=on.spec, storage=on.storage, partition=on.partition, champion=champion)

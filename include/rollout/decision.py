@@ -7,21 +7,19 @@ so a decision may be asked for after every request, by several processes, and af
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.rollout.latency import NUM_BUCKETS
+from include.rollout.contradictions import problems_of, runs_backwards
 from include.rollout.measures import Measure, disagreement, error_increase, error_limit, latency, loss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from include.spec import RolloutSpec
 
 Stage = Literal["shadow", "canary"]
-
-_ROUNDING = 1e-6
 
 
 class Verdict(StrEnum):
@@ -256,32 +254,13 @@ def measures_of(
     return found
 
 
-def problems_of(counted: Counters) -> list[str]:
-    """Return in what way counts contradict themselves; empty: they do not."""
-    scored = counted.requests - counted.errors
-    problems = []
-    if counted.requests < 0 or counted.errors < 0 or scored < 0 or min(counted.latency_counts, default=0) < 0:
-        problems.append(f"{counted.errors} of {counted.requests} requests failed, which cannot be")
-    if len(counted.latency_counts) not in (0, NUM_BUCKETS):
-        problems.append(f"{len(counted.latency_counts)} latency buckets instead of {NUM_BUCKETS}")
-    elif sum(counted.latency_counts) != scored:
-        problems.append(f"{sum(counted.latency_counts)} latencies of {scored} scored requests")
-    if not 0 <= counted.num_disagreements <= counted.num_pairs + _ROUNDING or counted.num_pairs > scored:
-        problems.append(
-            f"{counted.num_disagreements:g} disagreements of {counted.num_pairs} pairs of {scored} requests"
-        )
-    return problems
-
-
-def runs_backwards(before: RolloutState, now: RolloutState) -> list[str]:
-    """Return which counts fell although the routes are the same: whoever counts lost some, and evidence with them."""
-    if before.revision != now.revision:
-        return []
-    return [
-        f"version {version} as {role} had {old.requests} requests and now {now.of(version, role).requests}"
-        for (version, role), old in before.counters.items()
-        if now.of(version, role).requests < old.requests
-    ]
+def sum_labels(found: Iterable[LabelEvidence]) -> LabelEvidence | None:
+    """Return the sum of what several partitions say of the same two versions; None of no partition."""
+    said = list(found)
+    if not said:
+        return None
+    num, total = sum(each.num for each in said), sum(each.total for each in said)
+    return replace(said[0], num=num, total=total, total_squares=sum(each.total_squares for each in said))
 
 
 def _progress(measure: Measure, pass_at: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from include.rollout.decision import Counters, RolloutState
+from include.rollout.decision import Counters, LabelEvidence, RolloutState, sum_labels
 from include.rollout.target import LOCAL, Capabilities, GoldenResult
 
 if TYPE_CHECKING:
@@ -114,4 +114,5 @@ def read_state(answer: Mapping[str, Any]) -> RolloutState:
         age_s=answer["age_s"],
         counters=counters,
         loaded=loaded,
+        labels=sum_labels(LabelEvidence(**said) for said in answer["labels"].values()),
     )

@@ -6,6 +6,7 @@ PUT    /v2/router/{model}/versions/{version}                load {"uri", "digest
 DELETE /v2/router/{model}/versions/{version}                unload
 POST   /v2/router/{model}/versions/{version}/golden         score the package's golden rows
 PUT    /v2/router/{model}/routes                            {"champion", "canary", "canary_share_pct", "shadow"}
+PUT    /v2/router/{model}/labels/{partition}                {"version", "champion", "num", "total", "total_squares"}
 POST   /v2/router/flush                                     write the prediction log
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -35,6 +36,14 @@ PREFIX = "/v2/router"
 
 
 Body = TypeVar("Body")
+
+
+class _Labels(msgspec.Struct, forbid_unknown_fields=True):
+    version: str
+    champion: str
+    num: Annotated[int, msgspec.Meta(ge=0)]
+    total: float
+    total_squares: Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Load(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,6 +77,7 @@ def admin_routes(admin: Admin) -> list[web.RouteDef]:
         web.delete(f"{PREFIX}/{{model}}/versions/{{version}}", admin.unload),
         web.post(f"{PREFIX}/{{model}}/versions/{{version}}/golden", admin.golden),
         web.put(f"{PREFIX}/{{model}}/routes", admin.set_routes),
+        web.put(f"{PREFIX}/{{model}}/labels/{{partition}}", admin.set_labels),
     ]
 
 
@@ -117,6 +127,12 @@ class Admin:
         """Load a version."""
         model, version = request.match_info["model"], request.match_info["version"]
         await self.load_version(model, version, await read(request, Load))
+        return web.json_response(self.state(model))
+
+    async def set_labels(self, request: web.Request) -> web.Response:
+        """Keep what a partition's late labels say of a challenger."""
+        model, evidence = request.match_info["model"], await read(request, _Labels)
+        self.engine.router.set_labels(model, request.match_info["partition"], msgspec.structs.asdict(evidence))
         return web.json_response(self.state(model))
 
     async def load_version(self, model: str, version: str, wanted: Load) -> None:
@@ -218,10 +234,15 @@ class Admin:
             "revision": state.revision,
             "age_s": self.engine.age_s(model),
             "versions": {
-                version: {**package, "error": failures.get(version, None if version in loaded else "not loaded yet")}
+                version: {
+                    **package,
+                    "error": failures.get(version, None if version in loaded else "not loaded yet"),
+                    "provider": loaded[version].provider if version in loaded else None,
+                }
                 for version, package in state.versions.items()
             },
             "counters": [w.to_json(version=version, role=role) for (version, role), w in windows.items()],
+            "labels": state.labels,
         }
 
     async def _run(self, function: Callable[..., Any], **arguments: Any) -> Any:

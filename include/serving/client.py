@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +15,8 @@ from include.serving.token import AdminToken
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from include.rollout.decision import LabelEvidence
 
 HTTP_OK = 200
 HTTP_REDIRECT = 300
@@ -103,6 +105,10 @@ class ModelServerClient:
             "if_revision": if_revision,
         }
         return self._call("PUT", _path("router", model, "routes"), body)
+
+    def set_labels(self, *, model: str, partition: str, evidence: LabelEvidence) -> dict[str, Any]:
+        """Keep what a partition's late labels say of a challenger; saying it again replaces it."""
+        return self._call("PUT", _path("router", model, "labels", partition), asdict(evidence))
 
     def get_routes(self, *, model: str) -> dict[str, Any]:
         """Return routes, loaded versions, and the counters since the routes last changed."""

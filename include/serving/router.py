@@ -86,12 +86,14 @@ class ModelState:
         routes: Where requests go.
         revision: Number of the last change of the routes.
         changed_at_s: When that was, seconds since 1970.
+        labels: Partition -> what its late labels say of a challenger, as `LabelEvidence` has it.
     """
 
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     routes: Routes = field(default_factory=Routes)
     revision: int = 0
     changed_at_s: float = 0.0
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> ModelState:
@@ -146,6 +148,12 @@ class Router:
         if package is not None:
             versions[version] = dict(package)
         self._save(model, replace(state, versions=versions))
+
+    def set_labels(self, model: str, partition: str, evidence: Mapping[str, Any]) -> None:
+        """Remember what a partition's labels say of two versions; what others said of other versions is forgotten."""
+        state, pair = self.state(model), (evidence["version"], evidence["champion"])
+        same = {key: said for key, said in state.labels.items() if (said["version"], said["champion"]) == pair}
+        self._save(model, replace(state, labels={**same, partition: dict(evidence)}))
 
     def set_routes(self, model: str, routes: Routes) -> None:
         """Replace a model's routes; equal ones change nothing, others begin a revision with counters of its own."""

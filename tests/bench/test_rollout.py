@@ -176,6 +176,7 @@ def counters(of: Counts, at: int) -> Counters:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(3600)
 def test_ten_thousand_rollouts_keep_the_promises() -> None:
     began_s = time.monotonic()
     with ProcessPoolExecutor(2) as pool:

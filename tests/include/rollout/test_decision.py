@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from include.rollout.contradictions import runs_backwards
 from include.rollout.decision import (
     Counters,
     Decision,
@@ -17,7 +18,6 @@ from include.rollout.decision import (
     Verdict,
     decide,
     decide_stage,
-    runs_backwards,
     thresholds,
 )
 from include.rollout.latency import NUM_BUCKETS, bucket_of

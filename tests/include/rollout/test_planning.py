@@ -29,7 +29,6 @@ def test_a_canary_needs_its_share_of_the_requests() -> None:
     [
         ({"strategy": "shadow"}, ["shadow"]),
         ({"strategy": "canary"}, ["10 %", "50 %", "80 %"]),
-        ({"steps_pct": ()}, ["shadow"]),
     ],
 )
 def test_the_strategy_says_which_stages_there_are(changes: dict[str, object], names: list[str]) -> None:
