@@ -26,6 +26,7 @@ _STUCK_MARGIN_S = 60.0
 _LATE_MARGIN_S = 300.0
 """Beyond its deadline, which Kubernetes itself holds as long as the node lives."""
 _NUM_EVENTS = 20
+_FAILED_BY_A_POD = ("BackoffLimitExceeded", "JobsFailed")
 _COMPLETE, _FAILED = [Rule.parse("Complete")], [Rule.parse("Failed")]
 """How a Job and a TrainJob say that they have ended."""
 _OF_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
@@ -171,8 +172,10 @@ class Watcher:
             return self._end("ended") if verdict is Verdict.REACHED else None
         if "DeadlineExceeded" in words:
             return self._end("ended", FailureKind.DEADLINE, words)
-        told = any(phase(pod) == "Failed" for pod in sight.pods)
-        return self._end("ended") if told else self._end("ended", FailureKind.UNKNOWN, words)
+        if any(phase(pod) == "Failed" for pod in sight.pods):
+            return self._end("ended")
+        lost = any(reason in words for reason in _FAILED_BY_A_POD)  # a pod that failed by itself would still be there
+        return self._end("ended", FailureKind.VANISHED if lost else FailureKind.UNKNOWN, words)
 
     def _ending(self, sight: Sight, now_s: float) -> End | None:
         """Wait for what was told to end; a node that is lost never says that it has."""
