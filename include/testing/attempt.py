@@ -73,6 +73,8 @@ class Attempt:
     next_method: str | None = None
     next_kwargs: dict[str, Any] | None = None
     first_message: int = 0
+    max_tries: int | None = None
+    """As the server says it: a clear gives a task that had its tries new ones. None: its retries."""
 
     def run(self, *, when_deferred: WhenDeferred, trigger_timeout_s: float) -> None:
         """Run the task until its try has ended, or until it is deferred if that is where to stop."""
@@ -229,12 +231,13 @@ class Attempt:
     def _task_instance(self) -> task_runner.RuntimeTaskInstance:
         """Return what a worker makes of the server's answer to *I start this task*."""
         task, run = self.task, self.dag_run
+        max_tries = task.retries if self.max_tries is None else self.max_tries
         where = (task.dag_id, run["run_id"], task.task_id)
         pushed = [key[3] for key in self.supervisor.xcoms if key[:3] == where]
         from_server = TIRunContext(
             dag_run=_dag_run(task.dag_id, run),
-            max_tries=task.retries,
-            should_retry=self.try_number <= task.retries,
+            max_tries=max_tries,
+            should_retry=self.try_number <= max_tries,
             next_method=self.next_method,
             next_kwargs=self.next_kwargs,
             xcom_keys_to_clear=[] if self.next_method else pushed,
@@ -253,7 +256,7 @@ class Attempt:
             task=task,
             bundle_instance=BundleInfo(name="test"),
             _ti_context_from_server=from_server,
-            max_tries=task.retries,
+            max_tries=max_tries,
             start_date=datetime.now(UTC),
             state="running",
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.kubernetes.fates import USERS, Fate
 from tests.kubernetes.faults import Fault
-from tests.kubernetes.orchestration import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from tests.kubernetes.orchestration import Process, Stage
+    from tests.kubernetes.fates import By, Process, Stage
     from tests.kubernetes.sequences import Extent
     from tests.kubernetes.trainer import Run
     from tests.kubernetes.world import World
@@ -30,15 +30,19 @@ def _nothing(_world: World, _draw: Random, _extent: Extent, _struck: Struck) -> 
     """Arm nothing."""
 
 
-def _kill(stages: tuple[Stage, ...], *, with_warning: bool = False, cancelled: bool = False) -> Arm:
+def _end(stages: tuple[Stage, ...], by: By = "kill", *, is_heard: bool = True) -> Arm:
     """Return what ends a process of Airflow somewhere."""
 
     def arm(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
         stage = draw.choice(stages)
         late = max(draw.random(), draw.random())  # what counts comes last: the pod is there, and who knows of it?
         at = 1 + int(late * extent.boundaries.get(stage, 1))
-        fate = Fate(stage=stage, at_boundary=at, with_warning=with_warning, cancelled=cancelled, struck=struck)
-        fate.skip = draw.choice((0, 1)) if world.num_armed and not cancelled else 0
+        fate = Fate(stage=stage, at_boundary=at, by=by, struck=struck, heard_at=0 if is_heard else None)
+        fate.skip = draw.choice((0, 1)) if world.num_armed and by not in USERS else 0
+        if by not in ("kill", "time_out"):
+            fate.goes_on = draw.random() < 0.5
+        if by == "clear" and stage == "watch":
+            fate.heard_at = draw.choice((0, 0, 1 + int(draw.random() * extent.boundaries["first"]), None))
         world.num_armed += 1
         world.airflow.fates.append(fate)
 
@@ -46,7 +50,7 @@ def _kill(stages: tuple[Stage, ...], *, with_warning: bool = False, cancelled: b
 
 
 def _on_a_run(strike: Callable[[World, Random, str], None]) -> Arm:
-    """Return what befalls the pod of the first run, or when it comes on top maybe of the second, at some second."""
+    """Return what befalls a pod of the first run, or when it comes on top maybe of the second, at some second."""
 
     def arm(world: World, draw: Random, _extent: Extent, struck: Struck) -> None:
         number, at_s = draw.choice((0, 1)) if world.num_armed else 0, draw.random() * (world.trainer.work_s + 10)
@@ -59,18 +63,20 @@ def _on_a_run(strike: Callable[[World, Random, str], None]) -> Arm:
                 world.cluster.store.agenda.after(at_s, lambda: happen(run))
 
         def happen(run: Run) -> None:
-            if _is_there(world, run):
+            if pods := _still_there(world, run):
                 struck()
-                strike(world, draw, run.pod)
+                strike(world, draw, draw.choice(pods))
 
         world.trainer.began = began
 
     return arm
 
 
-def _is_there(world: World, run: Run) -> bool:
-    """Return whether a run goes on in a pod that is still to be seen; on a node that is cut off it may outlive that."""
-    return run.ended_at is None and any(pod["metadata"]["name"] == run.pod for pod in world.cluster.pods)
+def _still_there(world: World, run: Run) -> list[str]:
+    """Return the pods of a run that goes on, those that are seen: on a node that is cut off it may outlive them."""
+    if run.ended_at is not None:
+        return []
+    return sorted(pod["metadata"]["name"] for pod in world.cluster.pods if pod["metadata"]["name"] in run.pods)
 
 
 def _delete(world: World, draw: Random, pod: str) -> None:
@@ -100,9 +106,9 @@ def _vanish_when_done(world: World, draw: Random, _extent: Extent, struck: Struc
 
     def finished(run: Run) -> None:
         def happen() -> None:
-            if _is_there(world, run):
+            if pods := _still_there(world, run):
                 struck()
-                world.cluster.remove(run.pod)
+                world.cluster.remove(pods[0])
 
         world.cluster.store.agenda.after(after_s, happen)
 
@@ -114,9 +120,9 @@ def _out_of_memory(world: World, draw: Random, _extent: Extent, struck: Struck) 
     at_s = _READ_S + draw.random() * (world.trainer.checkpoint_s - 5)
 
     def happen(run: Run) -> None:
-        if _is_there(world, run):
+        if pods := _still_there(world, run):
             struck()
-            world.cluster.out_of_memory(run.pod)
+            world.cluster.out_of_memory(pods[-1])
 
     world.trainer.began = lambda run: world.cluster.store.agenda.after(at_s, lambda: happen(run))
 
@@ -150,9 +156,9 @@ def _interrupted_often(world: World, draw: Random, extent: Extent, struck: Struc
             world.cluster.store.agenda.after(at_s, lambda: happen(run, disrupt))
 
     def happen(run: Run, disrupt: Callable[[str], object]) -> None:
-        if _is_there(world, run):
+        if pods := _still_there(world, run):
             struck()
-            disrupt(run.pod)
+            disrupt(pods[-1])
 
     world.trainer.began = began
 
@@ -214,7 +220,7 @@ def _log_cut(world: World, draw: Random, _extent: Extent, struck: Struck) -> Non
 def _finished_unwatched(world: World, draw: Random, extent: Extent, struck: Struck) -> None:
     """Let the pod end while nobody looks, for hours, and half the times be collected meanwhile."""
     if draw.random() < 0.5:
-        _kill(("watch",))(world, draw, extent, struck)
+        _end(("watch",))(world, draw, extent, struck)
         world.airflow.triggerer_delay_s = 7200.0
     else:
         world.airflow.re_entry_delay_s = 7200.0
@@ -239,11 +245,21 @@ DISRUPTIONS: dict[str, Arm] = {
     "node_unreachable": _on_a_run(_cut_node_off),
     "vanished_when_done": _vanish_when_done,
 }
+PERSONS: dict[str, Arm] = {
+    "cancelled": _end(("first", "watch", "watch"), "fail"),
+    "cancelled_unheard": _end(("first", "watch", "watch", "re_entry"), "fail", is_heard=False),
+    "run_deleted": _end(("first", "watch", "watch", "re_entry"), "delete"),
+    "run_deleted_unheard": _end(("first", "watch", "watch", "re_entry"), "delete", is_heard=False),
+    "cleared": _end(("first", "watch", "watch", "re_entry"), "clear"),
+    "timed_out": _end(("first", "first", "re_entry"), "time_out"),
+}
+"""What a person does or has set; `unheard`: the worker or triggerer is gone in that moment, so no `on_kill` runs."""
 FAULTS: dict[str, Arm] = {
     "nothing": _nothing,
-    "worker_killed": _kill(("first", "first", "re_entry")),
-    "worker_stopped": _kill(("first", "first", "re_entry"), with_warning=True),
-    "triggerer_killed": _kill(("watch",)),
+    "worker_killed": _end(("first", "first", "re_entry")),
+    "worker_stopped": _end(("first", "first", "re_entry"), "stop"),
+    "triggerer_killed": _end(("watch",)),
+    "triggerer_stopped": _end(("watch",), "stop"),
     **DISRUPTIONS,
     "out_of_memory": _out_of_memory,
     "user_error": _user_error,
@@ -255,5 +271,5 @@ FAULTS: dict[str, Arm] = {
     "log_cut": _log_cut,
     "finished_unwatched": _finished_unwatched,
     "clock_skew": _clock_skew,
-    "cancelled": _kill(("first", "watch", "watch"), cancelled=True),
+    **PERSONS,
 }

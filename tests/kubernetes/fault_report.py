@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes import operators_under_test
-from tests.kubernetes.befalls import FLAWS
+from tests.kubernetes.befalls import FLAWS, PERSONS
 from tests.kubernetes.sequences import KINDS
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 Endings = list[dict[str, Any]]
 
-_BY_PERSONS = (*FLAWS, "cancelled")
-"""What another try cannot mend."""
+RUNNERS = ("tradewind", "torchrun", "trainjob")
+BASELINE = "plain"
+_BY_PERSONS = (*FLAWS, *PERSONS)
+"""What another try cannot mend, or what a person has asked for."""
 _TIMEOUT_S = 3000
 
 
@@ -67,11 +69,12 @@ def summary(endings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "num_struck": sum(bool(each["happened"]) for each in endings),
         "num_wrong_states": sum(bool(each["wrong"]) for each in endings),
         "wrong_states": dict(Counter(each["wrong"] for each in endings if each["wrong"])),
+        "num_left_to_the_janitor": sum(each["num_left"] for each in endings),
         "num_orphans": sum(each["num_orphans"] for each in endings),
         "num_duplicates": sum(each["num_duplicates"] for each in endings),
         "num_overlaps": sum(each["num_overlaps"] for each in endings),
         "max_lost_s": max((each["lost_s"] for each in endings), default=0.0),
-        "user_retries_used_by_machines": sum(each["num_tries"] - 1 for each in curable),
+        "user_retries_used_by_machines": sum(each["num_retries_used"] for each in curable),
         "useless_tries": sum(each["num_tries"] - 1 for each in hopeless),
         "gpu_s_over_work_s": _share(curable),
         "num_lines": sum(each["num_lines"] for each in endings),
@@ -113,11 +116,12 @@ def report(found: Mapping[str, Endings], *, wall_s: float) -> dict[str, Any]:
 _UNITS = {
     "num_struck": "sequences in which a fault struck; a process that ended earlier cannot be killed",
     "num_wrong_states": "tasks whose last state does not say what became of the training",
-    "num_orphans": "pods that still live three minutes after the task has ended",
+    "num_left_to_the_janitor": "pods that still live three minutes after the task has ended",
+    "num_orphans": "of them, those that still live after the janitor's next pass, on its schedule",
     "num_duplicates": "times that a second live pod of a job came to be beside the first",
     "num_overlaps": "times that a trainer began while one of the same job still ran, on a node that is cut off too",
     "max_lost_s": "most seconds of work that a run did again; checkpoints are 60 s apart, and 2 s go into saving one",
-    "user_retries_used_by_machines": "tries beyond the first where no person was at fault",
+    "user_retries_used_by_machines": "of the author's retries, used up where no person was at fault or asked for it",
     "useless_tries": "tries beyond the first of trainings that no try can mend",
     "num_lines_missing": "lines of trainers that the task's log has not; a pod that is gone takes its log with it",
     "num_lines_repeated": "lines of trainers that the task's log has more than once",
@@ -129,7 +133,7 @@ def _not_right(endings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return fault and what was wrong -> seeds."""
     found: dict[str, list[str]] = defaultdict(list)
     for each in endings:
-        counted = [name for name in ("num_orphans", "num_duplicates") if each[name]]
+        counted = [name for name in ("num_orphans", "num_duplicates", "num_overlaps") if each[name]]
         for wrong in (each["wrong"], *counted):
             if wrong:
                 found[f"{each['kind']}: {wrong}"].append(str(each["seed"]))
@@ -139,7 +143,7 @@ def _not_right(endings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def main(num_sequences: str, path: str) -> None:
     """`python -m tests.kubernetes.fault_report 1000 benchmarks/training_faults.json`."""
     began = time.monotonic()
-    found = run_all(int(num_sequences), ("tradewind", "plain"))
+    found = run_all(int(num_sequences), (*RUNNERS, BASELINE))
     found_out = report(found, wall_s=time.monotonic() - began)
     Path(path).write_text(json.dumps(found_out, indent=1) + "\n", encoding="utf-8")
 

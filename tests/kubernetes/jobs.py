@@ -1,8 +1,13 @@
-"""The Job controller of a scripted cluster."""
+"""The Job controller of a scripted cluster, as of Kubernetes 1.31.
+
+A pod that is told to end counts as failed at once, and one that is gone too; a Job that fails says so when all of its
+pods have ended.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.clock import timestamp
@@ -23,6 +28,8 @@ class JobController:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._counted: set[str] = set()
+        self._made: dict[str, set[str]] = defaultdict(set)
+        self._done: dict[str, set[int]] = defaultdict(set)
 
     def on_change(self, change: Change) -> None:
         """Look at a Job again when it or one of its pods has changed."""
@@ -42,19 +49,18 @@ class JobController:
             return
         if "startTime" not in job.setdefault("status", {}):
             self._begin(key, job)
-        pods = [
-            pod
-            for pod in self.cluster.store.select(Key("v1", PODS, key.namespace, ""))
-            if job["metadata"]["uid"] in [owner["uid"] for owner in pod["metadata"].get("ownerReferences", ())]
-        ]
+        pods = self._pods_of(key, job)
         failed_for_good = self._count(job, pods)
         status, spec = job["status"], job["spec"]
-        done = {_index(pod) for pod in pods if pod["status"]["phase"] == "Succeeded"}
+        if _condition(job, "FailureTarget"):
+            self._fail(key, job, pods, "")
+            return
+        done = self._done[job["metadata"]["uid"]]
         live = {_index(pod) for pod in pods if pod["status"]["phase"] not in ENDED}
         wanted, before = spec.get("completions") or spec.get("parallelism", 1), copy.deepcopy(status)
         status.update(active=len(live), succeeded=len(done), ready=len(live))
         if failed_for_good or status.get("failed", 0) > spec.get("backoffLimit", 6):
-            self._finish(key, job, "Failed", failed_for_good or "BackoffLimitExceeded")
+            self._fail(key, job, pods, failed_for_good or "BackoffLimitExceeded")
         elif len(done) >= wanted:
             self._finish(key, job, "Complete", "CompletionsReached")
         else:
@@ -62,6 +68,13 @@ class JobController:
                 self._create_pod(key, job, index)
             if status != before:
                 self.cluster.store.changed(key)
+
+    def _pods_of(self, key: Key, job: Object) -> list[Object]:
+        return [
+            pod
+            for pod in self.cluster.store.select(Key("v1", PODS, key.namespace, ""))
+            if job["metadata"]["uid"] in [owner["uid"] for owner in pod["metadata"].get("ownerReferences", ())]
+        ]
 
     def _begin(self, key: Key, job: Object) -> None:
         job["status"]["startTime"] = timestamp(self.cluster.store.agenda.at)
@@ -71,21 +84,32 @@ class JobController:
             def too_late() -> None:
                 found = self.cluster.store.objects.get(key)
                 if found is not None and found["metadata"]["uid"] == uid and not _finished(found):
-                    self._finish(key, found, "Failed", "DeadlineExceeded")
+                    self._fail(key, found, self._pods_of(key, found), "DeadlineExceeded")
 
             self.cluster.store.agenda.after(job["spec"]["activeDeadlineSeconds"], too_late)
 
     def _count(self, job: Object, pods: list[Object]) -> str:
         """Count new failures by the Job's policy; return why the whole Job fails, if it does."""
+        status = job["status"]
         for pod in pods:
-            if pod["status"]["phase"] != "Failed" or pod["metadata"]["uid"] in self._counted:
+            uid, phase = pod["metadata"]["uid"], pod["status"]["phase"]
+            if phase == "Succeeded":
+                self._counted.add(uid)
+                self._done[job["metadata"]["uid"]].add(_index(pod))
+            has_failed = phase == "Failed" or (phase != "Succeeded" and "deletionTimestamp" in pod["metadata"])
+            if uid in self._counted or not has_failed:
                 continue
-            self._counted.add(pod["metadata"]["uid"])
+            self._counted.add(uid)
             action = _action(job["spec"].get("podFailurePolicy") or {}, pod)
             if action == "FailJob":
                 return "PodFailurePolicy"
             if action != "Ignore":
-                job["status"]["failed"] = job["status"].get("failed", 0) + 1
+                status["failed"] = status.get("failed", 0) + 1
+        here = {pod["metadata"]["uid"] for pod in pods}
+        gone = self._made[job["metadata"]["uid"]] - here - self._counted
+        self._counted |= gone
+        if gone:
+            status["failed"] = status.get("failed", 0) + len(gone)
         return ""
 
     def _create_pod(self, key: Key, job: Object, index: int) -> None:
@@ -103,7 +127,23 @@ class JobController:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": key.name, "uid": job["metadata"]["uid"]}
         meta["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
         meta["name"] = f"{key.name}-{index}-{number:x}"
-        self.cluster.create(Key("v1", PODS, key.namespace, meta["name"]), template)
+        made = self.cluster.create(Key("v1", PODS, key.namespace, meta["name"]), template)
+        self._made[job["metadata"]["uid"]].add(made["metadata"]["uid"])
+
+    def _fail(self, key: Key, job: Object, pods: list[Object], reason: str) -> None:
+        """End the other pods, and say that the Job has failed when all have ended."""
+        target = _condition(job, "FailureTarget")
+        if target is None:
+            at = timestamp(self.cluster.store.agenda.at)
+            target = {"type": "FailureTarget", "status": "True", "reason": reason, "lastTransitionTime": at}
+            job["status"].setdefault("conditions", []).append(target)
+            self.cluster.store.changed(key)
+        live = [pod for pod in pods if pod["status"]["phase"] not in ENDED]
+        if not live:
+            self._finish(key, job, "Failed", target["reason"])
+        for pod in live:
+            if "deletionTimestamp" not in pod["metadata"]:
+                self.cluster.kubelets.delete(Key("v1", PODS, key.namespace, pod["metadata"]["name"]))
 
     def _finish(self, key: Key, job: Object, kind: str, reason: str) -> None:
         at = timestamp(self.cluster.store.agenda.at)
@@ -125,8 +165,12 @@ class JobController:
             self.cluster.delete(key, {})
 
 
+def _condition(job: Object, *kinds: str) -> Object | None:
+    return next((each for each in job.get("status", {}).get("conditions", ()) if each["type"] in kinds), None)
+
+
 def _finished(job: Object) -> bool:
-    return any(each["type"] in ("Complete", "Failed") for each in job.get("status", {}).get("conditions", ()))
+    return _condition(job, "Complete", "Failed") is not None
 
 
 def _index(pod: Object) -> int:

@@ -1,15 +1,16 @@
-"""The two operators that the fault sequences compare."""
+"""The operators that the fault sequences compare."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 
+from operators.distributed_training import DistributedTrainingOperator
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from tests.kubernetes.world import MODEL, snapshot_of
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 RETRIES = 3
 _GPU = "nvidia.com/gpu"
 _RETRY_DELAY = timedelta(seconds=30)
+_EXECUTION_TIMEOUT = timedelta(minutes=15)
+"""Of what a worker does, as `dags/train.py` has it."""
 
 
 def _dag() -> DAG:
@@ -54,6 +57,7 @@ def plain(job: Job) -> BaseOperator:
         log_pod_spec_on_failure=False,
         retries=RETRIES,
         retry_delay=_RETRY_DELAY,
+        execution_timeout=_EXECUTION_TIMEOUT,
     )
 
 
@@ -75,4 +79,31 @@ def tradewind(job: Job) -> BaseOperator:
         poll_interval=10,
         retries=RETRIES,
         retry_delay=_RETRY_DELAY,
+        execution_timeout=_EXECUTION_TIMEOUT,
+    )
+
+
+def torchrun(job: Job) -> BaseOperator:
+    """Return Tradewind's operator for two pods with four GPUs each, an indexed Job with a headless Service."""
+    return _distributed(job, "job")
+
+
+def trainjob(job: Job) -> BaseOperator:
+    """Return Tradewind's operator for two pods with four GPUs each, a TrainJob of Kubeflow Trainer."""
+    return _distributed(job, "trainjob")
+
+
+def _distributed(job: Job, kind: Literal["job", "trainjob"]) -> BaseOperator:
+    return DistributedTrainingOperator(
+        task_id="train",
+        dag=_dag(),
+        model=MODEL,
+        snapshot=snapshot_of(job),
+        kind=kind,
+        profile="gpu_2x4",
+        overrides=json.dumps(job.params),
+        poll_interval=10,
+        retries=RETRIES,
+        retry_delay=_RETRY_DELAY,
+        execution_timeout=_EXECUTION_TIMEOUT,
     )

@@ -226,7 +226,9 @@ class Kubelets:
         if process.exit_code is None:
             return {"running": {"startedAt": since}}
         times = {"startedAt": since, "finishedAt": timestamp(self.store.agenda.at)}
-        return {"terminated": {"exitCode": process.exit_code, "reason": process.reason, **times}}
+        told = getattr(process.exit_code, "message", "")
+        said = {"message": told} if told else {}
+        return {"terminated": {"exitCode": int(process.exit_code), "reason": process.reason, **said, **times}}
 
     def _contain(self, key: Key, state: Any) -> None:
         """Write the state of each container."""

@@ -28,17 +28,19 @@ def lake() -> Iterator[Path]:
 
 def main(operator: str, first: str, end: str) -> None:
     """Run the sequences from one seed up to another."""
+    from tests.fake_airflow import fake_airflow
     from tests.kubernetes import operators_under_test
     from tests.kubernetes.sequences import measure, run_sequence
+    from tests.kubernetes.world import MODEL
 
     make_operator, answer = getattr(operators_under_test, operator), sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # Airflow's task runner prints
+    with contextlib.redirect_stdout(sys.stderr), fake_airflow(MODEL) as airflow_api:  # Airflow's task runner prints
         with lake() as folder:
             extent = measure(make_operator, folder)
         for seed in range(int(first), int(end)):
             faulthandler.dump_traceback_later(_STUCK_S, exit=True)
             with lake() as folder:
-                ending = run_sequence(seed, make_operator, folder, extent)
+                ending = run_sequence(seed, make_operator, folder, extent, airflow_api=airflow_api)
             faulthandler.cancel_dump_traceback_later()
             print(json.dumps(ending.as_dict), file=answer, flush=True)
 

@@ -50,6 +50,7 @@ class Simulation:
         skew_s: How far the process's own clock is ahead of the cluster's.
         boundary: Called wherever the process touches what is outside of it, before and after: a call of the API, a
             message to its supervisor, a wait. What it raises ends the process there.
+        passed: Called after each wait, for what others do by the clock.
     """
 
     def __init__(self, cluster: Cluster, clock: SteppedClock) -> None:
@@ -57,6 +58,7 @@ class Simulation:
         self.clock = clock
         self.skew_s = 0.0
         self.boundary: Callable[[], None] = lambda: None
+        self.passed: Callable[[], None] = lambda: None
         self._began = clock.at
         self._under_way = 0
         self._wall: Any = None
@@ -73,6 +75,7 @@ class Simulation:
             self.clock.at += max(0.0, wait_s)
             self.cluster.advance()
         self.set_wall_clock()
+        self.passed()
 
     def set_wall_clock(self) -> None:
         """Show the process the time that its clock shows."""

@@ -1,7 +1,8 @@
-"""What a scripted pod runs in the place of the trainer: the same promises, without the hours.
+"""What scripted pods run in the place of the trainer: the same promises, without the hours.
 
 It reads the real job file, goes on at its checkpoint, writes one every `checkpoint_s` seconds, writes the real
-`result.json` last, and on SIGTERM saves a checkpoint and exits 75, as `python -m include.training` does.
+`result.json` last, and on SIGTERM saves a checkpoint and exits 75, as `python -m include.training` does. In several
+pods (`gang`) it begins when all are there, the first one writes, and a stop or a loss of one ends all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.result import Epoch, Result, read_result, write_result
 from tests.kubernetes.containers import Terminated
+from tests.kubernetes.gang import CLOSE_S, EXPORT_S, READ_S, SAVE_S, Gang, Place, together, whatever_is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,20 +29,16 @@ if TYPE_CHECKING:
 Flaw = Literal["none", "user_error", "bad_data", "no_result"]
 """`no_result`: it exits 0 without having written its result, as behind a shell's pipe or an upload that was lost."""
 
-_READ_S = 5.0
-_EXPORT_S = 5.0
-_SAVE_S = 2.0
-_CLOSE_S = 3.0
 _PROGRESS_FILE = "progress.json"
 
 
 @dataclass(kw_only=True)
 class Run:
-    """One process of a trainer.
+    """One start of a trainer: a process, or those of a gang.
 
     Attributes:
         job_key: What it trained.
-        pod: Name of its pod.
+        pods: Names of its pods, by rank.
         began_at: When it began.
         from_s: Seconds of work that its checkpoint spared it.
         reached_s: Seconds of work that were done when it ended, whether saved or not.
@@ -48,11 +46,16 @@ class Run:
     """
 
     job_key: str
-    pod: str
+    pods: tuple[str, ...]
     began_at: float
     from_s: float = 0.0
     reached_s: float = 0.0
     ended_at: float | None = None
+
+    @property
+    def pod(self) -> str:
+        """Name of the first pod."""
+        return self.pods[0]
 
 
 @dataclass(kw_only=True)
@@ -64,6 +67,8 @@ class Trainer:
         agenda: The cluster's time.
         work_s: Seconds that the whole training takes.
         checkpoint_s: Seconds between checkpoints.
+        place_of: Which of how many processes a pod is.
+        is_heard: Whether a pod's node is connected to the others.
         flaw: What is wrong with the job itself.
         num_flawed: Runs that it strikes, the first ones.
         began: Called with each new run.
@@ -76,12 +81,15 @@ class Trainer:
     agenda: Agenda
     work_s: float = 600.0
     checkpoint_s: float = 60.0
+    place_of: Callable[[dict[str, Any]], Place] = lambda pod: Place(gang=pod["metadata"]["uid"])
+    is_heard: Callable[[str], bool] = lambda _pod: True
     flaw: Flaw = "none"
     num_flawed: int = 1000
     began: Callable[[Run], None] = lambda _run: None
     finished: Callable[[Run], None] = lambda _run: None
     runs: list[Run] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    _gangs: dict[str, Gang] = field(default_factory=dict)
 
     @property
     def is_hopeless(self) -> bool:
@@ -111,40 +119,68 @@ class Trainer:
         """Train; a `Program`."""
         arguments = [*(container.get("command") or []), *(container.get("args") or [])]
         job = load_job(arguments[arguments.index("--job") + 1], storage=self.storage)
-        run = Run(job_key=job.key, pod=pod["metadata"]["name"], began_at=self.agenda.at)
+        name, place = pod["metadata"]["name"], self.place_of(pod)
+        yield from self.say(f"job {job.key} begins in {name}")
+        if read_result(job, storage=self.storage):
+            yield from self.say(f"job {job.key} is done already")
+            return ExitCode.DONE
+        if place.size > 1:
+            gang = self._gangs.setdefault(place.gang, Gang(size=place.size))
+            return (yield from together(self, gang, place.rank, name, job))
+        run = self.begin(job, (name,))
         try:
-            yield from self._say(f"job {job.key} begins in {run.pod}")
-            if read_result(job, storage=self.storage):
-                yield from self._say(f"job {job.key} is done already")
-                return ExitCode.DONE
-            self.runs.append(run)
-            self.began(run)
             return (yield from self._train(job, run))
         finally:
             run.ended_at = self.agenda.at
 
-    def _train(self, job: Job, run: Run) -> Steps:
+    def begin(self, job: Job, pods: tuple[str, ...]) -> Run:
+        """Return a new run, which goes on at the checkpoint."""
+        run = Run(job_key=job.key, pods=pods, began_at=self.agenda.at)
         run.from_s = run.reached_s = self._checkpoint(job)
+        self.runs.append(run)
+        self.began(run)
+        return run
+
+    def _train(self, job: Job, run: Run) -> Steps:
         try:
-            yield _READ_S
-            flaw = self.flaw if len(self.runs) <= self.num_flawed else "none"
-            if flaw in ("user_error", "bad_data"):
-                yield from self._say(f"error: {flaw}")
-                return ExitCode.BAD_JOB if flaw == "user_error" else ExitCode.BAD_DATA
+            yield READ_S
+            if code := (yield from self.refuse()):
+                return code
             while run.reached_s < self.work_s:
                 yield from self._work(run)
-                self._save(job, run)
-                yield from self._say(f"{run.reached_s:.0f} of {self.work_s:.0f} s are done")
-            yield _EXPORT_S
-            if flaw == "no_result":
-                return ExitCode.DONE
-            write_result(job, _result(job), contents={}, storage=self.storage)
-            self.finished(run)
-            yield from self._say("done")
+                yield from self.save(job, run)
+            yield EXPORT_S
+            yield from self.finish(job, run)
         except Terminated:
             return (yield from self._interrupted(job, run))
-        yield from _whatever_is_asked(_CLOSE_S)
+        yield from whatever_is_asked(CLOSE_S)
         return ExitCode.DONE
+
+    def refuse(self) -> Steps:
+        """Return the exit code of a job that cannot be trained; 0: it can."""
+        if self._flaw not in ("user_error", "bad_data"):
+            return 0
+        yield from self.say(f"error: {self._flaw}")
+        return ExitCode.BAD_JOB if self._flaw == "user_error" else ExitCode.BAD_DATA
+
+    def save(self, job: Job, run: Run) -> Steps:
+        """Save a checkpoint, and say how far it is."""
+        self.keep(job, run)
+        yield from self.say(f"{run.reached_s:.0f} of {self.work_s:.0f} s are done")
+        return 0
+
+    def finish(self, job: Job, run: Run) -> Steps:
+        """Write the result, unless this run is one that does not."""
+        if self._flaw != "no_result":
+            write_result(job, _result(job), contents={}, storage=self.storage)
+            self.finished(run)
+            yield from self.say("done")
+        return 0
+
+    @property
+    def _flaw(self) -> Flaw:
+        """What is wrong with the present run."""
+        return self.flaw if len(self.runs) <= self.num_flawed else "none"
 
     def _work(self, run: Run) -> Steps:
         """Work until the next checkpoint is due; what was done counts even when it ends early."""
@@ -156,33 +192,26 @@ class Trainer:
         return 0
 
     def _interrupted(self, job: Job, run: Run) -> Steps:
-        yield from _whatever_is_asked(_SAVE_S)
-        self._save(job, run)
-        yield from self._say("interrupted; a checkpoint is saved")
+        yield from whatever_is_asked(SAVE_S)
+        self.keep(job, run)
+        yield from self.say("interrupted; a checkpoint is saved")
         return ExitCode.INTERRUPTED
 
     def _checkpoint(self, job: Job) -> float:
         file = Path(job.checkpoint_uri, _PROGRESS_FILE)
         return float(file.read_text()) if file.exists() else 0.0
 
-    def _save(self, job: Job, run: Run) -> None:
+    def keep(self, job: Job, run: Run) -> None:
+        """Save a checkpoint."""
         file = Path(job.checkpoint_uri, _PROGRESS_FILE)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(str(run.reached_s))
 
-    def _say(self, line: str) -> Steps:
+    def say(self, line: str) -> Steps:
+        """Print a line."""
         self.lines.append(f"line {len(self.lines)}: {line}")
         yield self.lines[-1]
         return 0
-
-
-def _whatever_is_asked(wait_s: float) -> Steps:
-    """Wait; a second SIGTERM changes nothing."""
-    try:
-        yield wait_s
-    except Terminated:
-        yield wait_s
-    return 0
 
 
 def _result(job: Job) -> Result:

@@ -10,8 +10,8 @@ from airflow.sdk import DAG
 
 from operators.custom_resource import CustomResourceOperator
 from sensors.custom_resource_condition import CustomResourceConditionSensor
+from tests.kubernetes.fates import Fate
 from tests.kubernetes.faults import Fault
-from tests.kubernetes.orchestration import Fate
 from tests.kubernetes.store import Key
 from tests.kubernetes.world import World
 
@@ -129,7 +129,7 @@ def test_a_time_that_is_over_deletes_as_asked(world: World, delete: Any, stays: 
 @pytest.mark.parametrize("stage", ["first", "watch"])
 def test_killed_by_a_person_it_deletes_as_asked(world: World, stage: Any, delete: Any, stays: bool) -> None:
     world.make_operator = lambda _job: operator(delete=delete)
-    world.airflow.fates.append(Fate(stage=stage, at_boundary=8 if stage == "watch" else 12, cancelled=True))
+    world.airflow.fates.append(Fate(stage=stage, at_boundary=8 if stage == "watch" else 12, by="fail"))
     assert world.run() == "failed"
     assert world.airflow.fates[0].happened
     assert (kept(world) is not None) is stays
@@ -196,7 +196,7 @@ def test_the_sensor_waits_for_what_somebody_else_makes(world: World) -> None:
 def test_the_sensor_leaves_the_object_alone(world: World) -> None:
     world.make_operator = lambda _job: sensor(failed_if=["Ready=False"])
     world.cluster.create(KEY, dict(SERVICE))
-    world.airflow.fates.append(Fate(stage="watch", at_boundary=8, cancelled=True))
+    world.airflow.fates.append(Fate(stage="watch", at_boundary=8, by="fail"))
     assert world.run() == "failed"
     assert kept(world) is not None
 
