@@ -33,6 +33,9 @@ _TOLD = (
     "{{ done['model'] }} went back to v{{ done['version'] }}: {{ done['reasons'] | join('; ') }}"
 )
 
+HIGHEST_PRIORITY = 1_000_000
+"""Above all that `limits.priority` of a spec may say: it takes the next worker slot."""
+
 
 def form(_spec: ModelSpec) -> dict[str, Param]:
     """Return the form of the Trigger button."""
@@ -72,6 +75,7 @@ def build(spec: ModelSpec) -> DAG:
             version="{{ params.version or '' }}",
             reason="{{ params.reason }}",
             outlets=[champion_asset(spec.name)],
+            priority_weight=HIGHEST_PRIORITY,
             on_success_callback=SlackNotifier(model=spec.name, text=_TOLD),
         )
     return dag

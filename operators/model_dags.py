@@ -94,7 +94,7 @@ def _limited(dag: DAG, spec: ModelSpec) -> DAG:
     for task in dag.tasks:
         if dag.max_active_runs > 1:
             task.max_active_tis_per_dag = task.max_active_tis_per_dag or spec.limits.max_active_tasks
-        task.priority_weight = spec.limits.priority
+        task.priority_weight = max(task.priority_weight, spec.limits.priority)
         if task.pool == DEFAULT_POOL:
             task.pool = spec.limits.pool
     for name in _ONLY_FOR_TASKS:

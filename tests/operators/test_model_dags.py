@@ -106,7 +106,7 @@ def test_a_models_limits_are_on_each_of_its_dags_and_tasks(limited: dict[str, DA
     assert dag.max_active_tasks == 2
     assert dag.max_active_runs == (3 if stage == "ingest" else 1)
     for task in dag.tasks:
-        assert task.priority_weight == 7
+        assert task.priority_weight == (1_000_000 if stage == "rollback" else 7)
         assert task.max_active_tis_per_dag == (2 if stage == "ingest" else None)
         assert task.pool == ("night" if task.task_id == "train" else "slow")
 
