@@ -23,7 +23,7 @@ from tests.running import ROOT, RunningModelServer
 from tests.tiny_models import FRAGILE_DISTANCE, fill_online_store, request_columns, tiny_package
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from include.lake.storage import Storage
 
@@ -417,7 +417,7 @@ def test_a_disk_that_takes_no_files_loses_neither_answers_nor_rows(champion: Run
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def started(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "include.serving", "--state", str(tmp_path / "state"), *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
