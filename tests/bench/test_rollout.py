@@ -104,18 +104,38 @@ def told(found: Any) -> dict[str, Any]:
     }
 
 
-def threshold_rule(name: str, *, num_rollouts: int, seed: int) -> dict[str, Any]:
-    """Return what a rule of thresholds makes of a scenario; they lie halfway into the margins, as if one knew."""
+TUNED_SUCCESS_FRAC = 1 - CHAMPION.error_frac - ROLLOUT.max_error_increase_frac / 2
+"""Halfway into the margin, as if one knew the champion's true error rate."""
+THRESHOLD_RULES = {
+    "tuned_400_requests_a_check": (TUNED_SUCCESS_FRAC, 400),
+    "tuned_100_requests_a_check": (TUNED_SUCCESS_FRAC, 100),
+    "success_99_percent_400_requests_a_check": (0.99, 400),
+}
+"""Least share of successes, and requests to the model in an interval; 99 % is the number of Flagger's documentation."""
+
+
+def threshold_rule(name: str, *, rule: str, num_rollouts: int) -> dict[str, Any]:
+    """Return what a rule of thresholds makes of a scenario; that of the latency lies halfway into its margin."""
+    min_success_frac, requests_each = THRESHOLD_RULES[rule]
     found = simulate_threshold_rule(
-        np.random.default_rng(seed),
+        np.random.default_rng(99),
         challenger=SCENARIOS[name].challenger,
-        min_success_frac=1 - CHAMPION.error_frac - ROLLOUT.max_error_increase_frac / 2,
+        min_success_frac=min_success_frac,
         max_latency_ms=QUANTILE_MS * ROLLOUT.max_latency_ratio**0.5,
         quantile=ROLLOUT.latency_quantile,
         num_rollouts=num_rollouts,
-        requests_each=400,
+        requests_each=requests_each,
     )
     return told(found)
+
+
+def beside_by_thresholds(*, num_rollouts: int) -> dict[str, Any]:
+    """Return what each rule makes of the scenarios that it can see: it knows of no disagreement."""
+    names = [name for name in SCENARIOS if "disagreement" not in name and "every" not in name and "storms" not in name]
+    return {
+        rule: {name: threshold_rule(name, rule=rule, num_rollouts=num_rollouts) for name in names}
+        for rule in THRESHOLD_RULES
+    }
 
 
 def limit_of(name: str) -> float:
@@ -185,11 +205,7 @@ def test_ten_thousand_rollouts_keep_the_promises() -> None:
             for number, (name, scenario) in enumerate(SCENARIOS.items())
         }
         found = {name: job.result() for name, job in jobs.items()}
-    beside = {
-        name: threshold_rule(name, num_rollouts=NUM_ROLLOUTS, seed=99)
-        for name, scenario in SCENARIOS.items()
-        if not scenario.has_storms and not name.startswith("disagreement")
-    }
+    beside = beside_by_thresholds(num_rollouts=NUM_ROLLOUTS)
     if WRITE_TO:
         fail_at, pass_at = thresholds(ROLLOUT, num_measures=NUM_MEASURES["shadow"])
         report = {
