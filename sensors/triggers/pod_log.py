@@ -125,9 +125,10 @@ class PodLog:
         return found
 
     def stop(self) -> None:
-        """Read no more."""
+        """Read no more, until `follow` is called again."""
         if self._reading is not None:
             self._reading.cancel()
+            self._reading = None
 
 
 def _moment(stamp: str) -> str:

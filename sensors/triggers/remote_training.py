@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _LAST_WORDS_S = 10
 """For so long the rest of a log is waited for, when its pod has ended or is gone."""
+_AFTER_KILL_S = 20
+"""For so long what a trainer says that was told to end; the triggerer leaves `on_kill` 30 s."""
 
 
 class RemoteTrainingTrigger(BaseTrigger):
@@ -58,7 +60,7 @@ class RemoteTrainingTrigger(BaseTrigger):
                     self.log.info("%s: %s", self._watch.owner.rpartition("/")[2], watcher.words)
                 if end is not None:
                     if end.reason in ("ended", "gone"):
-                        await self._pass_on_last_words()
+                        await self._pass_on_last_words(_LAST_WORDS_S)
                     yield TriggerEvent(end.to_json())
                     return
                 await asyncio.sleep(self._watch.poll_s)
@@ -67,8 +69,9 @@ class RemoteTrainingTrigger(BaseTrigger):
                 log.stop()
 
     async def on_kill(self) -> None:
-        """Delete the work."""
+        """Delete the work, and pass on whether it has saved a checkpoint."""
         await self._api.delete(self._watch.owner, grace_s=int(self._watch.grace_s))
+        await self._pass_on_last_words(_AFTER_KILL_S)
 
     async def _look(self) -> Sight:
         owner = await self._api.get(self._watch.owner)
@@ -109,9 +112,9 @@ class RemoteTrainingTrigger(BaseTrigger):
             for line in await log.new_lines():
                 self.log.info("%s%s", prefix, line)
 
-    async def _pass_on_last_words(self) -> None:
+    async def _pass_on_last_words(self, num_looks: int) -> None:
         """Wait for what is left of the logs: a stream may give more than is to be had from a pod that is gone."""
-        for _ in range(_LAST_WORDS_S):
+        for _ in range(num_looks):
             if all(log.is_complete for log in self._logs.values()):
                 break
             await asyncio.sleep(1)

@@ -19,8 +19,8 @@ from include.training.profiles import read_profiles
 from include.training.result import write_result
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from operators.retries import NUM_MACHINE_TRIES
-from tests.kubernetes.fates import Fate
 from tests.kubernetes.faults import Fault
+from tests.kubernetes.orchestration import Fate
 from tests.kubernetes.trainer import _result
 from tests.kubernetes.world import COMMIT, MODEL, World, snapshot_of
 
@@ -313,15 +313,16 @@ def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(wor
 
 @pytest.mark.parametrize("fate", [Fate(stage="watch", at_boundary=60), Fate(stage="first", at_boundary=32)])
 def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: World, fate: Fate) -> None:
-    world.airflow.fates.append(replace(fate, by="fail"))
+    world.airflow.fates.append(replace(fate, cancelled=True))
     assert world.run() == "failed"
     assert world.airflow.fates[0].happened
     assert created(world) == 1
     assert world.cluster.live_pods == []
+    assert ("interrupted; a checkpoint is saved" in log(world)) == (fate.stage == "watch")
 
 
 def test_a_worker_that_is_told_to_stop_loses_no_work_and_leaves_nothing(world: World) -> None:
-    world.airflow.fates.append(Fate(stage="first", at_boundary=32, by="stop"))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=32, with_warning=True))
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert (world.num_duplicates, world.cluster.live_pods) == (0, [])
