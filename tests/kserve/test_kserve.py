@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import BadInputError, SetupError
+from include.errors import BadInputError, NotFoundError, SetupError
 from include.rollout.kserve.settings import KServeSettings
 from include.rollout.kserve.target import KServeTarget
 from include.rollout.local import LocalTarget
@@ -140,6 +140,24 @@ def test_what_somebody_else_changed_meanwhile_is_read_again(
     place.cluster.faults.append(Fault(verb="PATCH", code=409, times=2))
     place.target.deploy(artifact("2"))
     assert place.target.read(model=MODEL).loaded == {"1", "2"}
+
+
+def test_a_version_that_was_deployed_at_the_same_moment_is_not_undone(
+    knative: OnKServe, artifact: Callable[[str], Artifact]
+) -> None:
+    knative.target.deploy(artifact("1"))
+    knative.target.promote(model=MODEL, version="1")
+    knative.target.deploy(artifact("2"))
+    predictor = knative.cluster.store.objects[SERVICE]["spec"]["predictor"]
+
+    def deploy_another() -> None:
+        predictor["annotations"]["tradewind/version"] = "3"
+        knative.cluster.store.changed(SERVICE)
+
+    knative.cluster.faults.append(Fault(verb="PATCH", kind="slow", struck=deploy_another))
+    with pytest.raises(NotFoundError, match=r"newest revision, of version 3.*got version 2"):
+        knative.target.set_share(model=MODEL, version="2", share_pct=10)
+    assert knative.cluster.store.objects[SERVICE]["spec"]["predictor"] is predictor
 
 
 def test_a_rollout_that_is_killed_after_any_call_ends_the_same(
