@@ -30,11 +30,12 @@ INLINE_WAIT_S = 3.0
 class CanarySettledSensor(BaseSensorOperator):
     """Waits until a version's shadow or canary stage is decided by what the model server counted.
 
-    It passes when challenger and champion took enough requests and every measure is within its limit. It fails, without
-    a retry, when a measure is worse (GateError) or the evidence did not come within `step_timeout_s`
-    (InconclusiveError; with `on_inconclusive: hold` it waits on). A server that does not answer is waited for. Each
-    end is recorded in the ledger. The count is kept by the server from the last change of the routes, so a worker or
-    triggerer that is killed resumes where it was. Killing the task, or its timeout, leaves the traffic as it is.
+    It passes when there is enough evidence that the challenger is not worse by the margins of the spec, in any measure.
+    It fails, without a retry, when there is enough that it is worse (GateError), or when the evidence did not come
+    within `step_timeout_s` or contradicts itself (InconclusiveError; with `on_inconclusive: hold` it waits on). A
+    server that does not answer is waited for. Each end is recorded in the ledger. The count is kept by the server from
+    the last change of the routes, so a worker or triggerer that is killed resumes where it was. Killing the task, or
+    its timeout, leaves the traffic as it is.
 
     Args:
         model: Folder of the model below `include/models`.

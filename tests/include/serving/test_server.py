@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import BadInputError, CorruptArtifactError, GateError, NotFoundError, ServiceError, SetupError
+from include.rollout.latency import NUM_BUCKETS
 from include.serving.client import ModelServerClient, infer_body
 from tests.running import ROOT, RunningModelServer
 from tests.tiny_models import FRAGILE_DISTANCE, fill_online_store, request_columns, tiny_package
@@ -109,6 +110,12 @@ def test_metadata_health_and_metrics(champion: RunningModelServer) -> None:
     assert json.loads(get(f"/v2/models/{MODEL}/ready"))["ready"] is True
     text = get("/metrics").decode()
     assert f'tradewind_scored_requests_total{{model="{MODEL}",outcome="ok",role="champion",version="1"}}' in text
+    own = f'model="{MODEL}",role="champion",version="1"'
+    assert f"tradewind_inference_seconds_count{{{own}}} 2.0" in text
+    assert f'tradewind_inference_seconds_bucket{{le="10.0",{own}}} 2.0' in text
+    assert text.count("tradewind_inference_seconds_bucket{") == NUM_BUCKETS
+    assert f"tradewind_compared_requests_total{{{own}}} 0.0" in text
+    assert f"tradewind_disagreements_total{{{own}}} 0.0" in text
     assert f'tradewind_route_share_pct{{model="{MODEL}",role="champion",version="1"}} 100.0' in text
     assert 'tradewind_http_answers_total{status="200"}' in text
 
