@@ -41,6 +41,7 @@ NODES: dict[str, tuple[dict[str, Any], list[Any]]] = {
             helper.make_node("ReduceSum", ["ones"], ["wild"]),
         ],
     ),
+    "asks for another input": ({}, [helper.make_node("Identity", ["numeric"], ["wild"])]),
     "answers another shape": ({}, [helper.make_node("Concat", ["numeric", "numeric"], ["wild"], axis=0)]),
 }
 
@@ -79,7 +80,9 @@ def graph(kind: str) -> bytes:
         [*nodes, *common],
         "wild",
         [
-            helper.make_tensor_value_info("categorical", TensorProto.INT64, ["B", categorical]),
+            helper.make_tensor_value_info(
+                "strings" if kind == "asks for another input" else "categorical", TensorProto.INT64, ["B", categorical]
+            ),
             helper.make_tensor_value_info("numeric", TensorProto.FLOAT, ["B", numeric]),
         ],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["A"])],
@@ -111,6 +114,7 @@ def test_a_good_version_passes_and_is_timed(tmp_path: Path) -> None:
         ("crashes", "it crashed with SIGFPE"),
         ("eats memory", "it needed more memory: "),
         ("answers another shape", "must answer .*got"),
+        ("asks for another input", "must hold a graph and golden rows that run; got .*categorical"),
     ],
 )
 def test_a_graph_that_misbehaves_is_refused_with_the_reason(tmp_path: Path, kind: str, what: str) -> None:
