@@ -88,12 +88,6 @@ class RolloutSpec(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _has_a_stage(self) -> RolloutSpec:
-        if self.strategy == "canary" and not self.steps_pct:
-            raise ValueError("steps_pct must name a share for strategy canary; got none")
-        return self
-
-    @model_validator(mode="after")
     def _can_be_done(self) -> RolloutSpec:
         can = CAPABILITIES[self.target]
         if self.has_shadow and not can.has_shadow:
