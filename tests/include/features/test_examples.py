@@ -129,6 +129,24 @@ def test_the_newest_available_row_is_joined_and_never_a_later_one(
     assert seen == {None, 0.1, 0.2}
 
 
+def test_training_sees_the_default_that_serving_gives_for_what_is_missing(
+    spec: ModelSpec, storage: Storage, publish: Callable[..., None]
+) -> None:
+    publish("2013-03", step=30)
+    at = datetime(2013, 2, 1, tzinfo=UTC)
+    known = {"carrier": "UA", "carrier_late_frac_28d": 0.1, "available_at": at, "partition": "2013-01"}
+    write_features(spec, storage, "carrier_lateness", [known])
+    store = dict(spec.features.store)
+    store["carrier_lateness"] = store["carrier_lateness"].model_copy(
+        update={"defaults": {"carrier_late_frac_28d": 0.5, "carrier_num_flights_28d": 0.0}}
+    )
+    declared = spec.model_copy(update={"features": spec.features.model_copy(update={"store": store})})
+    found = training_set(spec=declared, storage=storage, partitions=("2013-03",)).to_pylist()
+    names = ("carrier_late_frac_28d", "carrier_num_flights_28d", "origin_late_frac_28d")
+    seen = {(row["carrier"] == "UA", *(row[name] for name in names)) for row in found}
+    assert seen == {(True, 0.1, 0.0, None), (False, 0.5, 0.0, None)}
+
+
 @pytest.mark.parametrize(("clock", "is_fresh"), [("replay", True), ("wall", False)])
 def test_age_is_counted_to_the_moment_of_serving(
     spec: ModelSpec, storage: Storage, publish: Callable[..., None], clock: str, is_fresh: bool

@@ -81,6 +81,13 @@ def test_the_shipped_specs_can_be_read() -> None:
         ("primary_key: [year", "primary_key: [yaer", "primary_key names 'yaer', .*Did you mean 'year'"),
         ("name: flight_delays", "name: flights", "name must equal its folder, 'flight_delays'; got 'flights'"),
         ("owner: ml-platform\n", "", "owner: Field required"),
+        (
+            "origin_num_flights_28d]}",
+            "origin_num_flights_28d], defaults: {temp: 1.0}}",
+            r"defaults must be of fields \(origin_late_frac_28d, origin_num_flights_28d\); got temp",
+        ),
+        ("drift:\n", "serving: {provider: gpu}\ndrift:\n", "serving.provider: Input should be 'cpu', 'cuda' or 'auto'"),
+        ("drift:\n", "serving: {max_batch_rows: 0}\ndrift:\n", "serving.max_batch_rows: .*greater than or equal to 1"),
     ],
 )
 def test_a_bad_spec_says_file_field_and_what_is_allowed(old: str, new: str, message: str) -> None:
