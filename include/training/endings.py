@@ -24,7 +24,7 @@ _MAX_CHARS = 600
 
 
 class StoppedError(Exception):
-    """The trainer was asked to end, and did; the message says which checkpoint is the newest."""
+    """The trainer was asked to end, or others whom it needs are not there; the message says what is kept."""
 
 
 def tell_kubernetes(code: int, why: str, *, path: Path = TERMINATION_LOG) -> None:

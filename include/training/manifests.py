@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 CONTAINER = "base"
 """What KubernetesPodOperator calls its container; a TrainJob's is `node`."""
 TRAINJOB_CONTAINER = "node"
-TRAINJOB_RUNTIME = "torch-distributed"
-"""Kubeflow Trainer's own cluster runtime for torch."""
+_TRAINER_GROUP = "trainer.kubeflow.org"
 TRAINER = ("python", "-m", "include.training")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PORT = 29500
@@ -131,24 +130,23 @@ def indexed_job(training: RemoteTraining) -> dict[str, Any]:
     }
 
 
-def train_job(training: RemoteTraining, *, runtime: str = TRAINJOB_RUNTIME) -> dict[str, Any]:
+def train_job(training: RemoteTraining) -> dict[str, Any]:
     """Return the TrainJob; its runtime sets what torchrun needs to know of the other pods.
 
     Fields are those of Kubeflow Trainer 2.2 and newer, whose `runtimePatches` took the place of `podTemplateOverrides`.
 
     Args:
         training: What it is made from.
-        runtime: Name of a ClusterTrainingRuntime.
     """
     profile = training.profile
     template = pod_spec(training, command=[], container=TRAINJOB_CONTAINER)
     (container,) = template["containers"]
     return {
-        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "apiVersion": f"{_TRAINER_GROUP}/v1alpha1",
         "kind": "TrainJob",
         "metadata": training.metadata,
         "spec": {
-            "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": runtime},
+            "runtimeRef": {"apiGroup": _TRAINER_GROUP, "kind": "ClusterTrainingRuntime", "name": profile.runtime},
             "suspend": profile.queue is not None,
             "activeDeadlineSeconds": training.deadline_s + profile.pending_s,
             "trainer": {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from include.training.exit_codes import ExitCode
 from include.training.failure_kinds import Failure, FailureKind
 
 Seen = Mapping[str, Any]
@@ -86,6 +87,8 @@ _BY_EVENT = {
 _OF_TORCHRUN = 1
 _TORCHRUN_CAUSE = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """How torch.distributed.elastic names the process that failed first (ChildFailedError)."""
+_TORCHRUN_ALONE = re.compile(r"(Dist(Store|Network)|RendezvousTimeout|RendezvousConnection)Error")
+"""What torchrun itself ends with when those of the other pods do not come."""
 
 _OVER_ITS_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeds its limit", "exceeded its local")
 
@@ -177,8 +180,10 @@ def _first_exit_code(ended: Seen) -> int:
     code = int(ended["exitCode"])
     if code != _OF_TORCHRUN:
         return code
-    told = _told(ended).get("exit_code")
-    cause = _TORCHRUN_CAUSE.search(str(ended.get("message") or ""))
+    told, words = _told(ended).get("exit_code"), str(ended.get("message") or "")
+    cause = _TORCHRUN_CAUSE.search(words)
+    if not (told or cause) and _TORCHRUN_ALONE.search(words):
+        return ExitCode.INTERRUPTED
     return int(told or (cause[1] if cause else 0)) or code
 
 

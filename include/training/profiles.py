@@ -77,6 +77,7 @@ class Profile(Frozen):
     env_secret: str | None = Field(default=None, description="Secret whose keys become the environment.")
     image_pull_secret: str | None = Field(default=None, description="Secret that opens the image's registry.")
     security: Security = Field(default=Security(), description="User and rights in the container.")
+    runtime: str = Field(default="torch-distributed", description="ClusterTrainingRuntime of a TrainJob.")
     queue: str | None = Field(default=None, description="Kueue's local queue; none: without Kueue.")
     deadline_s: int | None = Field(default=None, gt=0, description="Seconds it may run; none: training.timeout_s.")
     pending_s: int = Field(default=1800, gt=0, description="Seconds it may wait to run before it is given up.")

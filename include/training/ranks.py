@@ -15,6 +15,7 @@ import torch
 from torch import distributed
 
 from include.errors import SetupError
+from include.training.endings import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,6 +108,7 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
 
     Raises:
         SetupError: More processes than GPUs on this machine.
+        StoppedError: The others did not come: their pods wait for room, or were lost before they began.
     """
     world_size = int(environment.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -115,7 +117,11 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
     device = _device_of(int(environment["LOCAL_RANK"]))
     # Tensors of the machine's own memory go over gloo, those of a GPU over nccl.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    try:
+        distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+    except distributed.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise StoppedError(f"the other processes must come within {TIMEOUT_S} s; got {reason}") from error
     yield Ranks(device=device, rank=distributed.get_rank(), world_size=world_size)
     distributed.destroy_process_group()  # not after an error: nccl would wait for processes that are gone
 

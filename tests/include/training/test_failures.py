@@ -247,6 +247,17 @@ def test_torchrun_ends_with_1_and_tells_who_failed_first(cause: int, kind: Failu
     assert exit_code(torchrun(cause)) == cause
 
 
+@pytest.mark.parametrize(
+    "words", ["torch.distributed.DistStoreError: Timed out after 601 seconds", "RendezvousTimeoutError"]
+)
+def test_a_torchrun_that_nobody_joined_was_interrupted(words: str) -> None:
+    seen = pod(code=1)
+    seen["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = f"Traceback...\n{words}"
+    found = classify(Evidence(pods=[seen]))
+    assert found is not None
+    assert found.kind is K.INTERRUPTED
+
+
 def test_what_the_trainer_leaves_in_its_container_is_its_own_word() -> None:
     seen = pod(code=1)
     ended = seen["status"]["containerStatuses"][0]["state"]["terminated"]

@@ -18,6 +18,7 @@ import pytest
 from include.errors import SetupError
 from include.lake.storage import Storage
 from include.training.checkpoints import Checkpoints
+from include.training.endings import StoppedError
 from include.training.fit import Fitted, InterruptedTrainingError, fit
 from include.training.ranks import Ranks, joined_ranks
 from include.training.rows import load_rows
@@ -226,6 +227,21 @@ def test_one_process_meets_nobody() -> None:
         assert ranks.any(True, False) == (True, False)
         assert ranks.total(1.5) == (1.5,)
         assert ranks.from_first(7) == 7
+
+
+def test_a_process_whose_others_do_not_come_is_interrupted(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.training.ranks.TIMEOUT_S", 1)
+    given = {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoppedError, match="the other processes must come within 1 s; got "), joined_ranks():
+        pytest.fail("it has met nobody")
 
 
 @needs_gpus()
