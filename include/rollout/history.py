@@ -114,7 +114,7 @@ def failed_stages(ledger: Ledger, model: str, *, run_key: str, version: str) -> 
         for entry in sorted(stages, key=lambda entry: entry.seq)
         if entry.key.startswith(f"{run_key}:")
         and entry.subject == version
-        and entry.evidence.get("verdict") in (Verdict.FAIL, Verdict.INCONCLUSIVE)
+        and entry.evidence.get("verdict") not in (None, Verdict.PASS)
     ]
 
 

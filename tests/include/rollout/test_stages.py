@@ -288,6 +288,19 @@ def test_too_little_evidence_is_inconclusive(stages: Stages) -> None:
         stages.of().settle(version, late, stage="shadow", share_pct=0)
 
 
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.ERROR])
+def test_whatever_is_no_pass_is_the_reason_of_the_roll_back(stages: Stages, verdict: Verdict) -> None:
+    stages.champion()
+    second = stages.world.register()
+    stages.of().deploy(None)
+    decision = Decision(verdict=verdict, reasons=("counts fell",), evidence={})
+    with pytest.raises((GateError, InconclusiveError), match="counts fell"):
+        stages.of().settle(second, decision, stage="shadow", share_pct=0)
+    entry = stages.of().withdraw(second)
+    assert entry is not None
+    assert entry.evidence["reasons"] == ["counts fell"]
+
+
 def test_withdrawing_without_any_challenger_changes_nothing(stages: Stages) -> None:
     first = stages.champion()
     recorded = kinds(stages.world)
