@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from include import partitions
 from include.demo.flights import MODEL, land_month
-from include.demo.traffic import COMPARED_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
+from include.demo.traffic import COMPARED_REQUESTS_PER_S, HELD_REQUESTS_PER_S, IDLE_REQUESTS_PER_S, Traffic
 from include.errors import ServiceError
 from include.rollout.decision import decide_stage
 from include.rollout.history import champion_of
 from include.rollout.ledger import Ledger
 from include.rollout.local import read_state
+from include.rollout.planning import plan_rollout
 from include.runtime.airflow_api import AirflowApi
 from include.spec import load_spec
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from include.spec import ModelSpec, RolloutSpec
 
 _POLL_S = 0.25
+_RESERVE = 1.15
+"""Requests that are kept for a comparison, as a multiple of what the plan of the rollout says it needs."""
 _FAILED = ["failed"]
 
 
@@ -141,11 +144,18 @@ class Loop:
         """Return the version that the model server routes."""
         return self._router()["routes"]["champion"]
 
+    @cached_property
+    def _reserved_requests(self) -> float:
+        plans = plan_rollout(self._spec.rollout, requests_per_s=None)
+        return _RESERVE * sum(plan.num_requests for plan in plans)
+
     def _pace_traffic(self, following: str) -> None:
         """Let callers ask slowly, and faster while a challenger needs them: a month's requests are soon used up."""
         if following in self.traffic:
+            traffic = self.traffic[following]
+            pace = IDLE_REQUESTS_PER_S if traffic.num_left > self._reserved_requests else HELD_REQUESTS_PER_S
             is_needed = needs_requests(self._router(), rollout=self._spec.rollout)
-            self.traffic[following].requests_per_s = COMPARED_REQUESTS_PER_S if is_needed else IDLE_REQUESTS_PER_S
+            traffic.requests_per_s = COMPARED_REQUESTS_PER_S if is_needed else pace
 
     def _wait_for_event(self, asset: str, month: str) -> None:
         deadline = time.monotonic() + self.month_timeout_s

@@ -27,6 +27,8 @@ _REPEAT_AFTER_S = 0.2
 CONCURRENCY = 4
 IDLE_REQUESTS_PER_S = 10.0
 """Pace while the month before is being decided on: the callers must last until there is something to compare."""
+HELD_REQUESTS_PER_S = 0.5
+"""Pace once the rest is what a comparison needs: on a slow machine a training takes longer than the callers last."""
 COMPARED_REQUESTS_PER_S = 150.0
 """Pace while a challenger is compared with the champion."""
 
@@ -52,6 +54,8 @@ class Traffic:
     """Answers by model version."""
     num_errors: Counter[int] = field(default_factory=Counter)
     """Answers that were no prediction, by HTTP status."""
+    num_left: int = 0
+    """Requests that were not sent yet."""
     num_repeats: int = 0
     """Requests sent again because the server was away."""
     latencies_ms: list[float] = field(default_factory=list)
@@ -103,6 +107,7 @@ class Traffic:
     async def _send(self, session: aiohttp.ClientSession, pending: asyncio.Queue[dict[str, Any]]) -> None:
         while not pending.empty():
             body = pending.get_nowait()
+            self.num_left = pending.qsize()
             self._next_at = max(self._next_at, time.monotonic()) + 1 / self.requests_per_s
             await asyncio.sleep(self._next_at - time.monotonic())
             status, answer = await self._ask(session, body)
