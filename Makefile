@@ -57,7 +57,7 @@ bench: setup ## Run the loop and write benchmarks/loop.json: where the time goes
 bench-models: setup-dev ## Let Airflow parse a thousand models on two cores and write benchmarks/models.json.
 	@TRADEWIND_BENCH_TO=benchmarks/models.json $(PY) -m pytest -q -s -m chaos tests/bench/test_many_models.py
 
-bench-faults: setup-dev ## Let 1,000 fault sequences befall trainings and write benchmarks/training_faults.json.
+bench-faults: setup-dev ## Let 1,000 fault sequences befall each way of training and write benchmarks/training_faults.json.
 	@TRADEWIND_BENCH_TO=benchmarks/training_faults.json $(PY) -m pytest -q -s -m chaos tests/kubernetes/test_fault_sequences.py
 
 bench-rollout: setup-dev ## Simulate ten thousand rollouts of each kind and write benchmarks/rollout.json.

@@ -19,7 +19,7 @@ from tests.kubernetes.befalls import FLAWS, PERSONS
 from tests.kubernetes.sequences import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Endings = list[dict[str, Any]]
 
@@ -28,6 +28,35 @@ BASELINE = "plain"
 _BY_PERSONS = (*FLAWS, *PERSONS)
 """What another try cannot mend, or what a person has asked for."""
 _TIMEOUT_S = 3000
+PAGE = Path(__file__).parents[2] / "docs" / "pages" / "training-faults.md"
+BEGIN, END = "<!-- figures: make bench-faults -->", "<!-- end of figures -->"
+_HEADS = {
+    "tradewind": "one pod",
+    "torchrun": "two pods, Job",
+    "trainjob": "two pods, TrainJob",
+    "plain": "plain `KubernetesPodOperator`",
+}
+
+
+def _wrong(total: Mapping[str, Any]) -> str:
+    kinds = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in total["wrong_states"].items())
+    return f"{total['num_wrong_states']}{': ' if kinds else ''}{kinds}"
+
+
+_ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "wrong last states": _wrong,
+    "orphans, second pods, overlaps": lambda total: (
+        f"{total['num_orphans']}, {total['num_duplicates']}, {total['num_overlaps']}"
+    ),
+    "pods left to the janitor": lambda total: f"{total['num_left_to_the_janitor']}",
+    "most work done again": lambda total: f"{total['max_lost_s']:.1f} s",
+    "user's retries used by machines": lambda total: f"{total['user_retries_used_by_machines']}",
+    "tries of what no try can mend": lambda total: f"{total['useless_tries']}",
+    "GPU time over work": lambda total: f"{total['gpu_s_over_work_s']}",
+    "log lines missing, repeated": lambda total: (
+        f"{total['num_lines_missing']:,} of {total['num_lines']:,}, {total['num_lines_repeated']}"
+    ),
+}
 
 
 def run_all(num_sequences: int, operators: Sequence[str], *, num_processes: int = 2) -> dict[str, Endings]:
@@ -123,7 +152,8 @@ _UNITS = {
     "max_lost_s": "most seconds of work that a run did again; checkpoints are 60 s apart, and 2 s go into saving one",
     "user_retries_used_by_machines": "of the author's retries, used up where no person was at fault or asked for it",
     "useless_tries": "tries beyond the first of trainings that no try can mend",
-    "num_lines_missing": "lines of trainers that the task's log has not; a pod that is gone takes its log with it",
+    "num_lines": "lines that trainers had printed when the task ended",
+    "num_lines_missing": "of them, those that the task's log has not; a pod that is gone takes its log with it",
     "num_lines_repeated": "lines of trainers that the task's log has more than once",
     "gpu_s_over_work_s": "seconds that trainers ran over seconds that undisturbed trainings take, of successes",
 }
@@ -140,12 +170,30 @@ def _not_right(endings: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {what: " ".join(seeds) for what, seeds in sorted(found.items())}
 
 
+def figures(told: Mapping[str, Any]) -> str:
+    """Return what the page says of a report."""
+    total = told["total"]
+    first, last = told["seeds"]
+    rows = [("", *_HEADS.values()), ("---",) * (len(_HEADS) + 1)]
+    rows += [(title, *(cell(total[name]) for name in _HEADS)) for title, cell in _ROWS.items()]
+    table = "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
+    minutes, cpus = told["wall_s"] / 60, told["cpus"]
+    return f"{last - first + 1:,} sequences each, in {minutes:.0f} minutes on {cpus} cores:\n\n{table}\n\n"
+
+
+def write(told: Mapping[str, Any], path: Path, *, page: Path = PAGE) -> None:
+    """Write the file, and its figures into the page."""
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{figures(told)}{END}{after}", encoding="utf-8")
+
+
 def main(num_sequences: str, path: str) -> None:
     """`python -m tests.kubernetes.fault_report 1000 benchmarks/training_faults.json`."""
     began = time.monotonic()
     found = run_all(int(num_sequences), (*RUNNERS, BASELINE))
-    found_out = report(found, wall_s=time.monotonic() - began)
-    Path(path).write_text(json.dumps(found_out, indent=1) + "\n", encoding="utf-8")
+    write(report(found, wall_s=time.monotonic() - began), Path(path))
 
 
 if __name__ == "__main__":

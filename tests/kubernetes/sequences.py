@@ -93,7 +93,7 @@ class Ending:
         work_s: Seconds that the training takes undisturbed.
         took_s: Simulated seconds from the first try to the end.
         num_calls: Calls of Kubernetes' API.
-        num_lines: Lines that trainers have printed.
+        num_lines: Lines that trainers had printed when the task ended.
         num_lines_missing: Those that are not in the task's log.
         num_lines_repeated: Those that are in it more than once.
         errors: What the tries raised.
@@ -204,7 +204,7 @@ def _look_around(world: World, ending: Ending) -> None:
     ending.busy_s, ending.work_s = round(world.busy_s, 1), trainer.work_s
     ending.took_s = round(airflow.ended_at_s, 1)
     ending.num_calls = len(world.cluster.calls)
-    seen = [sum(event.endswith(line) for event in world.events) for line in trainer.lines]
+    seen = [sum(event.endswith(line) for event in world.events) for line in world.lines]
     ending.num_lines, ending.num_lines_missing = len(seen), seen.count(0)
     ending.num_lines_repeated = sum(number > 1 for number in seen)
     ending.errors = [error[:500] for error in airflow.errors]

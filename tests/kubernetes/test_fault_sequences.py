@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_airflow import fake_airflow
 from tests.kubernetes.befalls import FLAWS, PERSONS, fail_a_call, ways_to_fail
-from tests.kubernetes.fault_report import BASELINE, RUNNERS, report, run_all
+from tests.kubernetes.fault_report import BASELINE, BEGIN, END, PAGE, RUNNERS, figures, report, run_all, write
 from tests.kubernetes.operators_under_test import forgetful, plain, torchrun, tradewind, trainjob
 from tests.kubernetes.sequences import KINDS, measure, run_sequence
 from tests.kubernetes.trainer import Trainer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.fake_airflow import FakeAirflow
     from tests.kubernetes.sequences import Ending, Extent
 
+FILE = Path(__file__).parents[2] / "benchmarks" / "training_faults.json"
 WRITE_TO = os.environ.get("TRADEWIND_BENCH_TO")
 NUM_SEQUENCES = 1000
 SEEDS = {"worker_killed": 111}
@@ -112,6 +113,13 @@ def test_what_is_looked_for_can_be_found(run: Callable[..., Ending]) -> None:
     assert run(forgetful, "worker_killed", 1).num_duplicates == 1
 
 
+def test_the_page_has_the_figures_of_the_last_run() -> None:
+    told = json.loads(FILE.read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
+    assert page.partition(BEGIN)[2].partition(END)[0] == f"\n\n{figures(told)}"
+    assert all(told["seeds_not_right"][runner] == {} for runner in RUNNERS)
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_an_error_at_each_call_is_got_over(tmp_path: Path, extents: CALIBRATION) -> None:
@@ -140,7 +148,7 @@ def test_a_thousand_fault_sequences() -> None:
     found = run_all(NUM_SEQUENCES, (*RUNNERS, BASELINE))
     told = report(found, wall_s=time.monotonic() - began)
     if WRITE_TO:
-        Path(WRITE_TO).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write(told, Path(WRITE_TO))
     for runner in RUNNERS:
         ours = told["total"][runner]
         assert ours["num_sequences"] == NUM_SEQUENCES

@@ -69,6 +69,7 @@ class World:
         num_armed: Kills and disruptions that wait for their moment.
         num_left: Live pods that were left three minutes after the task had ended, for the janitor.
         busy_s: Seconds that trainers had run by then, all together.
+        lines: What trainers had printed when the task ended.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class World:
     num_armed: int = 0
     num_left: int = 0
     busy_s: float = 0.0
+    lines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Put it together; nothing runs yet."""
@@ -133,6 +135,7 @@ class World:
     def run(self) -> str:
         """Run the task to its end, let all settle and the janitor come once more, and return the task's state."""
         state = self.airflow.run()
+        self.lines = tuple(self.trainer.lines)
         self.trainer.work_s += _FOR_NOBODY_S
         self.simulation.advance(_SETTLE_S)
         self.num_left, self.busy_s = self.num_live, self.trainer.busy_s
