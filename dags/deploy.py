@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 _OUTCOME = (
     "{% set done = ti.xcom_pull() -%}{{ done['model'] }} {% if done['version'] %}v{{ done['version'] }}{% endif %}: "
-    "{{ done['outcome'] }}. "
-    "{{ done.get('reasons', []) | join('; ') }}"
+    "{{ done['outcome'] }}. {{ done.get('reasons', []) | join('; ') }}"
 )
 
 
