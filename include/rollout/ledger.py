@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import time
 from bisect import bisect_right
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
+from include.rollout.ledger_file import TAKEOVER, open_ledger, write_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    import sqlite3
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 GENESIS = "0" * 64
 """What the first entry names as the hash of the one before."""
 
-TAKEOVER = """kind IN ('bootstrap', 'promote', 'roll_back')
-    AND json_extract(body, '$.evidence.champion') IS NOT NULL AND json_extract(body, '$.evidence.withdrawn') IS NULL"""
-"""SQL: a version took over by the entry; taking a challenger out only repeats who serves anyway."""
-
-BUSY_TIMEOUT_S = 30.0
-BUSY_PAUSE_S = 0.01
-
-# REPLACE deletes without firing delete triggers, so what an insert may collide with is refused by a trigger of its own.
-_SCHEMA_VERSION = 2
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    model TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    body TEXT NOT NULL,
-    previous_hash TEXT NOT NULL,
-    hash TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS entries_by_model ON entries (model, kind, seq);
-CREATE INDEX IF NOT EXISTS entries_by_subject ON entries (model, json_extract(body, '$.subject'), kind, seq);
-CREATE INDEX IF NOT EXISTS takeovers ON entries (model, seq) WHERE {TAKEOVER};
-CREATE TRIGGER IF NOT EXISTS entries_never_change BEFORE UPDATE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_never_vanish BEFORE DELETE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_only_follow BEFORE INSERT ON entries
-WHEN EXISTS (SELECT 1 FROM entries WHERE key = NEW.key OR seq >= NEW.seq)
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""  # noqa: S608 - a constant
 _COLUMNS = "seq, key, model, kind, body, previous_hash, hash"
 _LAST = "SELECT seq, hash, json_extract(body, '$.at') FROM entries ORDER BY seq DESC LIMIT 1"
 _LAST_SEQ = 2**63 - 1
@@ -117,7 +86,7 @@ class Ledger:
             ServiceError: Another process held the file for longer than 30 s, or the disk refused the write, or another
                 version took over meanwhile.
         """
-        with self._open() as connection, _immediate(connection):
+        with open_ledger(self.path) as connection, write_alone(connection):
             row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a constant
             if row is not None:
                 return _require_same(_entry(row), model=model, kind=kind, subject=subject)
@@ -135,7 +104,7 @@ class Ledger:
     def entries(self, model: str | None = None, kind: str | None = None) -> list[Entry]:
         """Return the entries of a model and a kind, or of all, oldest first."""
         query = f"SELECT {_COLUMNS} FROM entries WHERE model = ifnull(?, model) AND kind = ifnull(?, kind) ORDER BY seq"  # noqa: S608 - a constant
-        with self._open() as connection:
+        with open_ledger(self.path) as connection:
             return [_entry(row) for row in connection.execute(query, (model, kind))]
 
     def find(self, key: str) -> Entry | None:
@@ -165,16 +134,21 @@ class Ledger:
 
     def position_at(self, when: datetime) -> int:
         """Return the position of the newest entry that was recorded at a moment or before it, 0 without one."""
-        with self._open() as connection:
-            at = "SELECT json_extract(body, '$.at') FROM entries WHERE seq = ?"
-            (num_entries,) = connection.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()
-            return bisect_right(
-                range(1, num_entries + 1), _text(when), key=lambda seq: connection.execute(at, (seq,)).fetchone()[0]
-            )
+        with open_ledger(self.path) as connection:
+            last = connection.execute(_LAST).fetchone()
+
+            def recorded_at(seq: int) -> str:
+                query = "SELECT json_extract(body, '$.at') FROM entries WHERE seq = ?"
+                row = connection.execute(query, (seq,)).fetchone()
+                if row is None:
+                    raise self._broken(f"it must hold entry {seq}; got none")
+                return str(row[0])
+
+            return bisect_right(range(1, last[0] + 1 if last else 1), _text(when), key=recorded_at)
 
     def head(self) -> str:
         """Return the hash of the newest entry, GENESIS without one."""
-        with self._open() as connection:
+        with open_ledger(self.path) as connection:
             row = connection.execute(_LAST).fetchone()
         return row[1] if row else GENESIS
 
@@ -188,7 +162,7 @@ class Ledger:
         Raises:
             CorruptArtifactError: A row was edited, removed, added out of turn or reordered.
         """
-        with self._open() as connection:
+        with open_ledger(self.path) as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq").fetchall()  # noqa: S608 - a constant
             issued = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
         previous_hash = GENESIS
@@ -205,7 +179,7 @@ class Ledger:
 
     def _first(self, condition: str, *values: Any) -> Entry | None:
         query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} LIMIT 1"  # noqa: S608 - constants; values are bound
-        with self._open() as connection:
+        with open_ledger(self.path) as connection:
             row = connection.execute(query, values).fetchone()
         return _entry(row) if row else None
 
@@ -213,70 +187,6 @@ class Ledger:
         return CorruptArtifactError(
             f"ledger {self.path} is not as it was written: {what}. Nothing was changed. Restore it from a backup."
         )
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection with the schema in place; SQLite's errors leave as ours."""
-        path = Path(self.path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
-                if connection.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
-                    _create(connection)
-                connection.execute("PRAGMA synchronous = FULL")
-                yield connection
-        except sqlite3.DatabaseError as error:
-            kind = ServiceError if isinstance(error, sqlite3.OperationalError) else CorruptArtifactError
-            raise kind(
-                f"ledger {path} must be a writable SQLite file, free within {BUSY_TIMEOUT_S:.0f} s; got: {error}. "
-                "Nothing was recorded. Retry; an entry is recorded once however often it is sent."
-            ) from error
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    _log_ahead(connection)
-    with _immediate(connection):
-        for statement in _statements(_SCHEMA):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-
-
-def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Put a new file into WAL mode; SQLite does not wait here for another that does the same, so it is asked again."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(BUSY_PAUSE_S)
-        else:
-            return
-
-
-def _statements(script: str) -> list[str]:
-    """Return a script's statements; `executescript` would commit the transaction that they must share."""
-    found: list[str] = []
-    pending = ""
-    for line in script.strip().splitlines():
-        pending += line + "\n"
-        if sqlite3.complete_statement(pending):
-            found.append(pending)
-            pending = ""
-    return found
-
-
-@contextmanager
-def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
-    """Hold the write lock from before the first read, so that two writers never see the same head."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def _hash(*, seq: int, key: str, model: str, kind: str, body: str, previous_hash: str) -> str:
