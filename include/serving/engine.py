@@ -64,7 +64,6 @@ class Engine:
     def __post_init__(self) -> None:
         """Start the worker threads."""
         self.pool = ThreadPoolExecutor(self.num_threads, "score")
-        self._mirror = Mirror(done=self.account, dropped=self.metrics.shadow_dropped.inc)
         self._batcher = MicroBatcher(
             run=self.score,
             done=self._done,
@@ -72,6 +71,7 @@ class Engine:
             pool=self.pool,
             max_running=max(1, self.num_threads - 1),
         )
+        self._mirror = Mirror(done=self.account, dropped=self.metrics.shadow_dropped.inc, is_busy=self._batcher.is_busy)
 
     def close(self) -> None:
         """Finish what the workers have begun, then write the log."""

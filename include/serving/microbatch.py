@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +25,10 @@ _LOG = logging.getLogger(__name__)
 
 MAX_REQUESTS = 64
 """Most requests of a batch; more would keep the first of them waiting, and win little."""
+
+
+BUSY_S = 0.1
+"""For so long after a request had to wait for a worker, requests count as waiting."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +58,11 @@ class MicroBatcher:
     pool: Executor
     max_running: int
     _queues: dict[str, _Queue] = field(default_factory=dict)
+    _waited_at_s: float = -math.inf
+
+    def is_busy(self) -> bool:
+        """Return whether requests found no free worker lately."""
+        return asyncio.get_running_loop().time() - self._waited_at_s < BUSY_S
 
     async def score(self, model: str, asked: Asked) -> Scored:
         """Return what was made of one request; a caller that goes away keeps nobody else from an answer.
@@ -115,6 +125,8 @@ class MicroBatcher:
         results: Sequence[Result],
     ) -> None:
         queue.num_running -= 1
+        if queue.waiting:
+            self._waited_at_s = loop.time()
         if queue.waiting and queue.alarm is None:
             self._begin(loop, model, queue)  # they have waited for a whole batch already
         elif not queue.waiting and not queue.num_running and queue.alarm is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,9 @@ MAX_PENDING = 256
 GATHER = 32
 GATHER_S = 0.005
 """So many copies, or those of so long, are scored in one turn: to wake a thread costs more than to score a copy."""
+MAX_TURN = 64
+BUSY_SHARE = 0.05
+"""Most of a core's time that shadows take while callers wait for a worker: copies are evidence, answers are duty."""
 
 
 @dataclass(kw_only=True)
@@ -30,13 +34,16 @@ class Mirror:
     Args:
         done: Is told in the event loop what a shadow scored.
         dropped: Is told how many copies were too many.
+        is_busy: Whether callers wait for a worker.
     """
 
     done: Callable[[Sequence[Scored]], None]
     dropped: Callable[[int], None]
+    is_busy: Callable[[], bool]
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "shadow"))
-    _num_pending: int = 0
     _waiting: list[Scored] = field(default_factory=list)
+    _is_working: bool = False
+    _rest_until: float = 0.0
     _alarm: asyncio.TimerHandle | None = None
 
     def copy(self, batch: Sequence[Scored]) -> None:
@@ -45,28 +52,33 @@ class Mirror:
         version = served.routes.shadow if served else None
         if served is None or version is None or version not in served.versions:
             return
-        copies = batch[: max(0, MAX_PENDING - self._num_pending)]
+        copies = batch[: MAX_PENDING - len(self._waiting)]
         self.dropped(len(batch) - len(copies))
-        if not copies:
-            return
-        self._num_pending += len(copies)
-        self._waiting += copies
-        loop = asyncio.get_running_loop()
-        if len(self._waiting) >= GATHER:
-            self._begin(loop)
-        elif self._alarm is None:
-            self._alarm = loop.call_later(GATHER_S, self._begin, loop)
+        if copies:
+            self._waiting += copies
+            self._arrange(asyncio.get_running_loop())
 
     def close(self) -> None:
         """Finish what is scored, and forget what waits."""
         self._forget_alarm()
         self._pool.shutdown(cancel_futures=True)
 
+    def _arrange(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a turn begun after the rest: at once if enough copies wait, else soon."""
+        if self._is_working or not self._waiting:
+            return
+        rest_s = self._rest_until - loop.time()
+        if rest_s <= 0 and len(self._waiting) >= GATHER:
+            self._begin(loop)
+        elif self._alarm is None:
+            self._alarm = loop.call_later(max(rest_s, GATHER_S), self._begin, loop)
+
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._forget_alarm()
-        copies, self._waiting = self._waiting, []
+        copies, self._waiting = self._waiting[:MAX_TURN], self._waiting[MAX_TURN:]
         with suppress(RuntimeError):  # the pool is closed: the server ends
             self._pool.submit(self._work, loop, copies)
+            self._is_working = True
 
     def _forget_alarm(self) -> None:
         if self._alarm is not None:
@@ -74,6 +86,7 @@ class Mirror:
             self._alarm = None
 
     def _work(self, loop: asyncio.AbstractEventLoop, copies: Sequence[Scored]) -> None:
+        started_s = time.thread_time()
         shadowed: list[Scored] = []
         for _, group in groupby(copies, key=lambda scored: id(scored.served)):
             together = list(group)
@@ -83,8 +96,11 @@ class Mirror:
                 replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
                 for scored, outcome in zip(together, outcomes, strict=True)
             ]
-        loop.call_soon_threadsafe(self._finish, shadowed)
+        loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
 
-    def _finish(self, shadowed: Sequence[Scored]) -> None:
-        self._num_pending -= len(shadowed)
+    def _finish(self, loop: asyncio.AbstractEventLoop, shadowed: Sequence[Scored], worked_s: float) -> None:
+        self._is_working = False
+        if self.is_busy():
+            self._rest_until = loop.time() + worked_s * (1 / BUSY_SHARE - 1)
+        self._arrange(loop)
         self.done(shadowed)

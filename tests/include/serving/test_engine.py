@@ -23,6 +23,7 @@ from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
 from include.serving.scoring import Asked
+from include.serving.shadow import Mirror
 from include.serving.token import AdminToken
 from tests.tiny_models import fill_online_store, request_columns, tiny_encoding, tiny_package
 
@@ -230,3 +231,26 @@ def test_a_version_of_the_same_inputs_is_welcome(make: Callable[..., WatchedEngi
     engine.require_champions_inputs(loaded)
     engine.add(loaded)
     assert set(engine.models[MODEL].versions) == {"1", "2", "3", "4"}
+
+
+async def mirror_for_a_while(scored: Scored, *, is_busy: bool) -> tuple[int, int]:
+    """Offer 64 copies every 2 ms for 0.4 s; return how many were scored and how many dropped."""
+    done: list[int] = []
+    dropped: list[int] = []
+    mirror = Mirror(done=lambda batch: done.append(len(batch)), dropped=dropped.append, is_busy=lambda: is_busy)
+    for _ in range(200):
+        mirror.copy([scored] * 64)
+        await asyncio.sleep(0.002)
+    mirror.close()
+    return sum(done), sum(dropped)
+
+
+def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore()
+    scored = one(engine, json.dumps(infer_body(columns=request_columns(1))).encode())
+
+    all_scored, none_dropped = asyncio.run(mirror_for_a_while(scored, is_busy=False))
+    few_scored, many_dropped = asyncio.run(mirror_for_a_while(scored, is_busy=True))
+    assert 0 < few_scored < 0.5 * all_scored
+    assert many_dropped > none_dropped
