@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-gpu bench-serving docs lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-rollout bench-serving bench-gpu docs lock clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
