@@ -313,7 +313,7 @@ def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(wor
 
 @pytest.mark.parametrize("fate", [Fate(stage="watch", at_boundary=60), Fate(stage="first", at_boundary=32)])
 def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: World, fate: Fate) -> None:
-    world.airflow.fates.append(replace(fate, cancelled=True))
+    world.airflow.fates.append(replace(fate, by="fail"))
     assert world.run() == "failed"
     assert world.airflow.fates[0].happened
     assert created(world) == 1
@@ -322,7 +322,7 @@ def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: Wo
 
 
 def test_a_worker_that_is_told_to_stop_loses_no_work_and_leaves_nothing(world: World) -> None:
-    world.airflow.fates.append(Fate(stage="first", at_boundary=32, with_warning=True))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=32, by="stop"))
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert (world.num_duplicates, world.cluster.live_pods) == (0, [])

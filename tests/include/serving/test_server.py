@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,13 @@ def test_metadata_health_and_metrics(champion: RunningModelServer) -> None:
         with urllib.request.urlopen(champion.url + path, timeout=10) as response:
             return bytes(response.read())
 
+    own = f'model="{MODEL}",role="champion",version="1"'
+
+    def told(text: str, name: str) -> float:
+        (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", text, flags=re.MULTILINE) or ["0"]
+        return float(value)
+
+    before = get("/metrics").decode()
     send(champion, 2)
     assert json.loads(get("/v2"))["name"] == "tradewind"
     assert json.loads(get("/v2/health/live")) == {"live": True}
@@ -110,9 +118,11 @@ def test_metadata_health_and_metrics(champion: RunningModelServer) -> None:
     assert json.loads(get(f"/v2/models/{MODEL}/ready"))["ready"] is True
     text = get("/metrics").decode()
     assert f'tradewind_scored_requests_total{{model="{MODEL}",outcome="ok",role="champion",version="1"}}' in text
-    own = f'model="{MODEL}",role="champion",version="1"'
-    assert f"tradewind_inference_seconds_count{{{own}}} 2.0" in text
-    assert f'tradewind_inference_seconds_bucket{{le="10.0",{own}}} 2.0' in text
+    for name in (
+        f"tradewind_inference_seconds_count{{{own}}}",
+        f'tradewind_inference_seconds_bucket{{le="10.0",{own}}}',
+    ):
+        assert told(text, name) - told(before, name) == 2
     assert text.count("tradewind_inference_seconds_bucket{") == NUM_BUCKETS
     assert f"tradewind_compared_requests_total{{{own}}} 0.0" in text
     assert f"tradewind_disagreements_total{{{own}}} 0.0" in text

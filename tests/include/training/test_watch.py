@@ -77,7 +77,7 @@ def test_each_wait_has_its_limit(
         (job(), [], None, None),
         (job(("Complete", "Done")), [pod("Succeeded")], "ended", None),
         (job(("Failed", "BackoffLimitExceeded")), [pod("Failed")], "ended", None),
-        (job(("Failed", "BackoffLimitExceeded")), [], "ended", K.UNKNOWN),
+        (job(("Failed", "BackoffLimitExceeded")), [], "ended", K.VANISHED),
         (job(("Failed", "DeadlineExceeded")), [], "ended", K.DEADLINE),
         (job(), [pod("Failed"), pod("Running")], None, None),  # its controller ends the others first
     ],
