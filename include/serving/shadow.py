@@ -23,7 +23,7 @@ GATHER = 32
 GATHER_S = 0.005
 """So many copies, or those of so long, are scored in one turn: to wake a thread costs more than to score a copy."""
 MAX_TURN = 64
-BUSY_SHARE = 0.05
+BUSY_SHARE = 0.02
 """Most of a core's time that shadows take while callers wait for a worker: copies are evidence, answers are duty."""
 
 
@@ -99,8 +99,10 @@ class Mirror:
         loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, shadowed: Sequence[Scored], worked_s: float) -> None:
-        self._is_working = False
+        started_s = time.thread_time()
+        self.done(shadowed)
+        worked_s += time.thread_time() - started_s
         if self.is_busy():
             self._rest_until = loop.time() + worked_s * (1 / BUSY_SHARE - 1)
+        self._is_working = False
         self._arrange(loop)
-        self.done(shadowed)
