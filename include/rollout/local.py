@@ -38,14 +38,7 @@ class LocalTarget:
 
     def check(self, *, model: str, version: str) -> GoldenResult:
         """Score the golden rows of a loaded version."""
-        found = self.client.golden(model=model, version=version)
-        return GoldenResult(
-            num_rows=found["num_rows"],
-            max_abs_diff=found["max_abs_diff"],
-            tolerance=found["tolerance"],
-            latency_median_ms=found["latency_median_ms"],
-            latency_p95_ms=found["latency_p95_ms"],
-        )
+        return GoldenResult.from_json(self.client.golden(model=model, version=version))
 
     def read(self, *, model: str) -> RolloutState:
         """Return the router's state of a model."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,11 @@ class GoldenResult:
     tolerance: float
     latency_median_ms: float | None = None
     latency_p95_ms: float | None = None
+
+    @classmethod
+    def from_json(cls, answer: Mapping[str, Any]) -> GoldenResult:
+        """Return the result that a model server answered."""
+        return cls(**{field.name: answer[field.name] for field in fields(cls)})
 
     @property
     def passed(self) -> bool:

@@ -154,7 +154,8 @@ def attempt(
 ) -> list[Outcome]:
     """Return what a version makes of each request's rows; failure is an outcome too.
 
-    Requests that are scored together share the time by their rows; when that fails, each is scored alone.
+    Requests that are scored together all take the time of the whole, for so long their callers wait; when that fails,
+    each is scored alone.
 
     Raises:
         ServiceError: No version has the role, or it is not loaded: then it has no outcome.
@@ -169,11 +170,8 @@ def attempt(
         _LOG.exception("version %s of model %r could not score as %s", loaded.version, served.spec.name, role)
         latency_ms = (time.perf_counter() - started) * 1e3
         return [Outcome(version=loaded.version, role=role, latency_ms=latency_ms, predictions=None)]
-    row_ms = (time.perf_counter() - started) * 1e3 / sum(map(len, predicted))
-    return [
-        Outcome(version=loaded.version, role=role, latency_ms=row_ms * len(found), predictions=found)
-        for found in predicted
-    ]
+    latency_ms = (time.perf_counter() - started) * 1e3
+    return [Outcome(version=loaded.version, role=role, latency_ms=latency_ms, predictions=found) for found in predicted]
 
 
 def _caught(function: Callable[..., T], *arguments: Any) -> T | Exception:

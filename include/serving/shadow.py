@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from include.serving.scoring import attempt, disagreement_of
@@ -17,12 +16,11 @@ if TYPE_CHECKING:
 
     from include.serving.scoring import Scored
 
-MAX_PENDING = 256
+MAX_PENDING = 64
 """Most copies that wait for the shadow; those beyond are dropped, so that a slow shadow slows nothing else."""
 GATHER = 32
 GATHER_S = 0.005
-"""So many copies, or those of so long, are scored in one turn: to wake a thread costs more than to score a copy."""
-MAX_TURN = 64
+"""Batches of so many copies, or of so long, are scored in one turn: to wake a thread costs more than to score one."""
 BUSY_SHARE = 0.02
 """Most of a core's time that shadows take while callers wait for a worker: copies are evidence, answers are duty."""
 
@@ -41,7 +39,8 @@ class Mirror:
     dropped: Callable[[int], None]
     is_busy: Callable[[], bool]
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "shadow"))
-    _waiting: list[Scored] = field(default_factory=list)
+    _waiting: list[Sequence[Scored]] = field(default_factory=list)
+    _num_waiting: int = 0
     _is_working: bool = False
     _rest_until: float = 0.0
     _alarm: asyncio.TimerHandle | None = None
@@ -52,11 +51,12 @@ class Mirror:
         version = served.routes.shadow if served else None
         if served is None or version is None or version not in served.versions:
             return
-        copies = batch[: MAX_PENDING - len(self._waiting)]
-        self.dropped(len(batch) - len(copies))
-        if copies:
-            self._waiting += copies
-            self._arrange(asyncio.get_running_loop())
+        if self._num_waiting + len(batch) > MAX_PENDING:
+            self.dropped(len(batch))
+            return
+        self._waiting.append(batch)
+        self._num_waiting += len(batch)
+        self._arrange(asyncio.get_running_loop())
 
     def close(self) -> None:
         """Finish what is scored, and forget what waits."""
@@ -68,16 +68,16 @@ class Mirror:
         if self._is_working or not self._waiting:
             return
         rest_s = self._rest_until - loop.time()
-        if rest_s <= 0 and len(self._waiting) >= GATHER:
+        if rest_s <= 0 and self._num_waiting >= GATHER:
             self._begin(loop)
         elif self._alarm is None:
             self._alarm = loop.call_later(max(rest_s, GATHER_S), self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._forget_alarm()
-        copies, self._waiting = self._waiting[:MAX_TURN], self._waiting[MAX_TURN:]
+        batches, self._waiting, self._num_waiting = self._waiting, [], 0
         with suppress(RuntimeError):  # the pool is closed: the server ends
-            self._pool.submit(self._work, loop, copies)
+            self._pool.submit(self._work, loop, batches)
             self._is_working = True
 
     def _forget_alarm(self) -> None:
@@ -85,18 +85,19 @@ class Mirror:
             self._alarm.cancel()
             self._alarm = None
 
-    def _work(self, loop: asyncio.AbstractEventLoop, copies: Sequence[Scored]) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, batches: Sequence[Sequence[Scored]]) -> None:
         started_s = time.thread_time()
         shadowed: list[Scored] = []
-        for _, group in groupby(copies, key=lambda scored: id(scored.served)):
-            together = list(group)
-            served = together[0].served
-            outcomes = attempt(served, served.routes.shadow, "shadow", [scored.columns for scored in together])
-            shadowed += [
-                replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
-                for scored, outcome in zip(together, outcomes, strict=True)
-            ]
-        loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
+        try:
+            for batch in batches:  # as the champion scored them, so that the times of both can be compared
+                served = batch[0].served
+                outcomes = attempt(served, served.routes.shadow, "shadow", [scored.columns for scored in batch])
+                shadowed += [
+                    replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
+                    for scored, outcome in zip(batch, outcomes, strict=True)
+                ]
+        finally:
+            loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, shadowed: Sequence[Scored], worked_s: float) -> None:
         started_s = time.thread_time()

@@ -73,16 +73,8 @@ class KServeTarget:
                 f"version {version} of model {model!r} must have an address of its own; KServe gives none. It takes no "
                 "traffic. Let the annotation serving.kserve.io/enable-tag-routing of its service be."
             )
-        found = ModelServerClient(base_url=_with_port(address), admin_token=self.token).golden(
-            model=model, version=version
-        )
-        return GoldenResult(
-            num_rows=found["num_rows"],
-            max_abs_diff=found["max_abs_diff"],
-            tolerance=found["tolerance"],
-            latency_median_ms=found["latency_median_ms"],
-            latency_p95_ms=found["latency_p95_ms"],
-        )
+        client = ModelServerClient(base_url=_with_port(address), admin_token=self.token)
+        return GoldenResult.from_json(client.golden(model=model, version=version))
 
     def read(self, *, model: str) -> RolloutState:
         """Return what the service says of the routes, and Prometheus of the requests since they last changed."""

@@ -254,3 +254,11 @@ def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., W
     few_scored, many_dropped = asyncio.run(mirror_for_a_while(scored, is_busy=True))
     assert 0 < few_scored < 0.5 * all_scored
     assert many_dropped > none_dropped
+
+
+def test_what_is_scored_together_takes_the_time_of_the_whole(make: Callable[..., WatchedEngine]) -> None:
+    engine = make(broken={"2": OSError("disk gone")})
+    engine.restore()
+    body = json.dumps(infer_body(columns=request_columns(2))).encode()
+    found = engine.score(MODEL, [Asked(body)] * 3)
+    assert len({one.outcomes[0].latency_ms for one in found if not isinstance(one, Exception)}) == 1

@@ -123,7 +123,8 @@ def test_metadata_health_and_metrics(champion: RunningModelServer) -> None:
         f'tradewind_inference_seconds_bucket{{le="10.0",{own}}}',
     ):
         assert told(text, name) - told(before, name) == 2
-    assert text.count("tradewind_inference_seconds_bucket{") == NUM_BUCKETS
+    buckets = re.findall(rf"^tradewind_inference_seconds_bucket\{{le=.*{re.escape(own)}\}}", text, flags=re.MULTILINE)
+    assert len(buckets) == NUM_BUCKETS
     assert f"tradewind_compared_requests_total{{{own}}} 0.0" in text
     assert f"tradewind_disagreements_total{{{own}}} 0.0" in text
     assert f'tradewind_route_share_pct{{model="{MODEL}",role="champion",version="1"}} 100.0' in text
