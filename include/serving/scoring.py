@@ -71,7 +71,7 @@ class Outcome:
     Args:
         version: The version.
         role: champion, canary or shadow.
-        latency_ms: Of its encoding and inference; of a batch, its share by rows.
+        latency_ms: Of its encoding and inference, and of all that was scored together with it.
         predictions: A number for each row, or a list of them for each; None: it failed.
         disagreement: Of a shadow, the share of the rows that the champion predicted otherwise; None: not compared.
     """
