@@ -203,10 +203,18 @@ def _deploy_line(facts: Facts) -> Line:
         outlook=outlook,
         what=", then ".join((*approval, *steps)),
         why=_traffic(facts, needs),
-        command=""
-        if not any(need.is_too_slow for need in needs)
-        else "raise rollout.step_timeout_s in model.yaml, or a margin",
+        command=_remedy([need for need in needs if need.is_too_slow]),
     )
+
+
+def _remedy(late: Sequence[StagePlan]) -> str:
+    """Return what to change so that the traffic settles every stage in time."""
+    if not late:
+        return ""
+    shares_pct = [need.least_share_pct for need in late]
+    possible = [share_pct for share_pct in shares_pct if share_pct is not None]
+    first = f"begin rollout.steps_pct with {max(possible):g} or more, or " if len(possible) == len(late) else ""
+    return f"{first}raise rollout.step_timeout_s in model.yaml, or a margin"
 
 
 def _challenger(facts: Facts) -> tuple[str, Outlook]:

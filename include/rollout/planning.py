@@ -51,6 +51,14 @@ class StagePlan:
         """Whether the traffic is too thin for the stage's limit."""
         return self.seconds is not None and self.seconds > self.limit_s
 
+    @property
+    def least_share_pct(self) -> float | None:
+        """Whole per cent that settle in time at the traffic, with power; None: no share does, or it is not known."""
+        if self.seconds is None or not self.share_pct:
+            return None
+        share_pct = float(math.ceil(self.share_pct * self.seconds / self.limit_s))
+        return share_pct if share_pct < _FULL_PCT else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan for the ledger."""
         return asdict(self)

@@ -163,7 +163,7 @@ def test_traffic_that_is_too_thin_for_a_step_is_said_before_it_fails(requests: i
     found = line(facts(routes=routes), "deploy")
 
     assert any("may take 120 s: inconclusive, roll_back" in reason for reason in found.why) is is_too_slow
-    assert (found.command != "") is is_too_slow
+    assert ("begin rollout.steps_pct with " in found.command) is is_too_slow
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,28 @@ def test_a_canary_needs_its_share_of_the_requests() -> None:
     json.dumps([plan.to_json() for plan in plans])
 
 
+@pytest.mark.parametrize("requests_per_s", [6.0, 10.0, 20.0])
+def test_the_share_that_is_said_to_settle_in_time_does(requests_per_s: float) -> None:
+    rollout = RolloutSpec(steps_pct=(10.0,), step_timeout_s=100)
+    late = plan_rollout(rollout, requests_per_s=requests_per_s)[1]
+    assert late.is_too_slow
+    assert late.least_share_pct is not None
+
+    enough = rollout.model_copy(update={"steps_pct": (late.least_share_pct,)})
+    too_little = rollout.model_copy(update={"steps_pct": (late.least_share_pct - 2,)})
+
+    assert not plan_rollout(enough, requests_per_s=requests_per_s)[1].is_too_slow
+    assert plan_rollout(too_little, requests_per_s=requests_per_s)[1].is_too_slow
+
+
+def test_no_share_settles_where_there_is_next_to_no_traffic() -> None:
+    shadow, tenth, *_ = plan_rollout(ROLLOUT, requests_per_s=0.1)
+    assert shadow.is_too_slow
+    assert shadow.least_share_pct is None
+    assert tenth.least_share_pct is None
+    assert plan_rollout(ROLLOUT, requests_per_s=None)[1].least_share_pct is None
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
