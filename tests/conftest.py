@@ -18,6 +18,8 @@ from tests.running import TOKEN, RolloutWorld, RunningModelServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from include.runtime.services import Deployment
+
 
 @pytest.fixture
 def landed(storage: Storage) -> Callable[..., None]:
@@ -53,6 +55,20 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
+    """Run everything that `make up` runs, with the flights' Dags alone, on ports of its own; takes half a minute."""
+    from include.demo.flights import MODEL
+    from include.runtime import stack
+
+    made = stack.open_deployment(short_tmp_path / "e", ports=stack.free_ports())
+    try:
+        stack.up(made, say=lambda _: None, models=(MODEL,))
+        yield made
+    finally:
+        stack.down(made.home, say=lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,13 @@ from include.lake.ingest import ingest_partition
 from include.progress.read import read_progress
 from include.progress.reconcile import Reconciled, reconcile
 from include.progress.state import PartitionProgress, Reason, Stage
-from include.runtime import stack
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import REPO
 from include.spec import load_spec
 from include.validation.partition import check_partition, publish_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from include.lake.storage import Storage
     from include.progress.read import Sources
@@ -34,16 +32,6 @@ if TYPE_CHECKING:
 
 SPEC = load_spec(MODEL)
 MATERIALIZE = f"materialize_{MODEL}"
-
-
-@pytest.fixture
-def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
-    made = stack.open_deployment(short_tmp_path / "e", ports=stack.free_ports())
-    try:
-        stack.up(made, say=lambda _: None, models=(MODEL,))
-        yield made
-    finally:
-        stack.down(made.home, say=lambda _: None)
 
 
 def soon() -> datetime:

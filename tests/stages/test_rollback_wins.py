@@ -12,13 +12,12 @@ from include.cli.deployment import sources_of
 from include.registry.register import sign_unsigned
 from include.rollout.local import LocalTarget
 from include.rollout.stages import Rollout
-from include.runtime import stack
 from include.runtime.airflow_api import AirflowApi
 from include.spec import load_spec
 from tests.running import MODEL, RolloutWorld, RunningModelServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from include.progress.read import Sources
@@ -28,16 +27,6 @@ LIMIT_S = 10.0
 """Seconds from the press on Trigger to the end of the roll-back."""
 
 DEPLOY, ROLL_BACK = f"deploy_{MODEL}", f"rollback_{MODEL}"
-
-
-@pytest.fixture
-def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
-    made = stack.open_deployment(short_tmp_path / "e", ports=stack.free_ports())
-    try:
-        stack.up(made, say=lambda _: None, models=(MODEL,))
-        yield made
-    finally:
-        stack.down(made.home, say=lambda _: None)
 
 
 def wait_until(is_true: Callable[[], bool], *, limit_s: float = 240, what: str) -> float:
