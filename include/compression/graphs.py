@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _ERRORS_ONLY = 3
+NO_WEIGHTS_OUTSIDE = ("session.model_external_initializers_file_folder_path", "/dev/null/none")
+"""Session option for every graph: ONNX lets a tensor lie in a file beside it, which no digest of a package covers.
+
+onnxruntime looks for that file in this folder instead of the process's own, and nothing can ever be there.
+"""
 
 
 def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
     """Return a session on one CPU thread.
 
     Raises:
-        CorruptArtifactError: The bytes are no graph.
+        CorruptArtifactError: The bytes are no graph, or not all its weights are in them.
     """
     import onnxruntime
 
@@ -28,11 +33,13 @@ def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry(*NO_WEIGHTS_OUTSIDE)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base class
         raise CorruptArtifactError(
-            f"the model's graph must be ONNX that onnxruntime loads; got {error}. Nothing was scored. Train it again."
+            f"the model's graph must be ONNX that onnxruntime loads, with all its weights; got {error}. Nothing was "
+            "scored. Train it again."
         ) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
+from include.compression.graphs import NO_WEIGHTS_OUTSIDE
 from include.errors import SetupError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def open_session(graph: bytes, *, serving: ServingSpec, named: str) -> Session:
     options.intra_op_num_threads = serving.intra_op_threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
+    options.add_session_config_entry(*NO_WEIGHTS_OUTSIDE)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     found = None

@@ -177,7 +177,7 @@ def open_package(package: Package, spec: ModelSpec, version: str) -> LoadedVersi
     """Return the version that a verified package holds, warmed up.
 
     Raises:
-        CorruptArtifactError: The graph cannot be loaded, or a file that it needs is missing.
+        CorruptArtifactError: The graph cannot be loaded, weights of it lie elsewhere, or a file is missing.
         BadInputError: The package was trained on other inputs, or for another task, than the spec declares.
     """
     task = task_of(spec)
@@ -205,7 +205,8 @@ def open_package(package: Package, spec: ModelSpec, version: str) -> LoadedVersi
         raise
     except Exception as error:  # onnxruntime's errors share no other base
         raise CorruptArtifactError(
-            f"{named} must hold a graph and golden rows that run; got {error!r}. Nothing was loaded. Register it again."
+            f"{named} must hold a graph with all its weights, and golden rows that run; got {error!r}. Nothing was "
+            "loaded. Register it again."
         ) from error
     return loaded
 

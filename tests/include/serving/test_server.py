@@ -265,7 +265,7 @@ def test_a_damaged_package_is_never_loaded(champion: RunningModelServer, tmp_pat
     with pytest.raises(CorruptArtifactError, match="must have the registered digest"):
         client.load(model=MODEL, version="2", uri=other.uri, digest=package.digest)
     nonsense = tiny_package(tmp_path / "nonsense", replaced={"model.onnx": b"no graph"})
-    with pytest.raises(CorruptArtifactError, match="a graph and golden rows that run"):
+    with pytest.raises(CorruptArtifactError, match="and golden rows that run"):
         client.load(model=MODEL, version="2", uri=nonsense.uri, digest=nonsense.digest)
     with pytest.raises(NotFoundError):
         client.load(model=MODEL, version="2", uri=str(tmp_path / "nowhere"), digest="x")
