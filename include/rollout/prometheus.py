@@ -49,7 +49,7 @@ class Prometheus:
     lookback_s: float = 300.0
 
     def counters(self, *, model: str, versions: Iterable[str], since_s: float, now_s: float) -> Mapping[str, Counters]:
-        """Return what each version did, whatever its role in its own process.
+        """Return what each version did, whatever its role in its own process, but for callers who named it.
 
         Args:
             model: The model.
@@ -66,6 +66,7 @@ class Prometheus:
         named = {"__name__": f"{REQUESTS}|{LATENCIES}", "version": "|".join(wanted)}
         chosen = [f'{name}=~"{value}"' for name, value in named.items()]
         chosen += [f'{name}="{value}"' for name, value in {**self.labels, "model": model}.items()]
+        chosen.append('role!="named"')  # callers chose that version themselves: no evidence
         counted = self._increases("{" + ",".join(chosen) + "}", since_s=since_s, now_s=now_s)
         return {version: _counters(counted, version) for version in wanted}
 

@@ -24,7 +24,7 @@ _QUERY = re.compile(
     r"^(?:(?P<function>resets|last_over_time)\()?\{(?P<matchers>[^}]*)\}\[(?P<range>\d+)ms\]"
     r"\)?(?P<positive> > 0)?$"
 )
-_MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
+_MATCHER = re.compile(r'(\w+)(=~|!=|=)"([^"]*)"')
 Series = tuple[tuple[str, str], ...]
 
 
@@ -106,7 +106,7 @@ class ScriptedPrometheus:
         for series, samples in self.samples.items():
             labels = dict(series)
             chosen = all(
-                re.fullmatch(value if sign == "=~" else re.escape(value), labels.get(name, ""))
+                bool(re.fullmatch(value if sign == "=~" else re.escape(value), labels.get(name, ""))) is (sign != "!=")
                 for name, sign, value in matchers
             )
             values = [(at, value) for at, value in samples if begin <= at <= end]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from include.errors import ServiceError
 from include.rollout.prometheus import Prometheus
+from include.serving.client import infer_body
 from tests.kserve.prometheus_api import ScriptedPrometheus
 from tests.running import MODEL
 from tests.tiny_models import request_columns, tiny_package
@@ -75,6 +77,8 @@ def test_the_real_one_tells_what_the_server_counted_through_a_restart(
         return found["1"]
 
     _send(model_server, 7)
+    body = json.dumps(infer_body(columns=request_columns(1))).encode()
+    urlopen(f"{model_server.url}/v2/models/{MODEL}/versions/1/infer", body).close()  # named, so it is not counted
     _until(lambda: time.time() > began_s + 2 and counted().requests == 7)
     assert sum(counted().latency_counts) == 7
     time.sleep(2)  # the scrapes after these seven lie before the next beginning

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
 from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError
 from include.rollout.target import Artifact, GoldenResult
+from include.serving.client import infer_body
 from tests.kserve.places import Place, kserve_place, local_place
 from tests.tiny_models import request_columns, tiny_package
 
@@ -168,6 +171,22 @@ def test_champion_and_canary_are_counted_apart(
     state = target.read(model=MODEL)
     assert state.of("1", "champion").requests == answered.count("1") > 0
     assert state.of("2", "canary").requests == answered.count("2") > 0
+
+
+def test_what_callers_ask_of_a_named_version_is_no_evidence(
+    place: Place, target: DeploymentTarget, deploy: Callable[[str], str]
+) -> None:
+    target.promote(model=MODEL, version=deploy("1"))
+    target.set_share(model=MODEL, version=deploy("2"), share_pct=40)
+    place.catch_up()
+    body = json.dumps(infer_body(columns=request_columns(1))).encode()
+    for version in ("1", "2") * 5:
+        with urlopen(f"{place.server.url}/v2/models/{MODEL}/versions/{version}/infer", body) as response:
+            assert json.load(response)["model_version"] == version
+    place.catch_up()
+    state = target.read(model=MODEL)
+    counted = [state.of("1", "champion"), state.of("2", "canary")]
+    assert [(found.requests, sum(found.latency_counts)) for found in counted] == [(0, 0), (0, 0)]
 
 
 def test_a_change_of_routes_that_somebody_else_changed_is_refused(
