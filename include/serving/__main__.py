@@ -79,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--storage", required=True, help="root of the lake: online store and prediction log")
     parser.add_argument("--token-file", type=Path, help="file with the admin token; without it no admin call works")
     parser.add_argument(
-        "--champion", action="append", default=[], help="JSON: model, version, uri and digest of one that serves alone"
+        "--champion",
+        action="append",
+        default=[],
+        help="JSON: model, version, uri, digest and signature of one that serves alone",
     )
     parser.add_argument(
         "--trusted-key-file", type=Path, help="PEM file of public keys; without it no package needs a signature"
@@ -121,7 +124,8 @@ def _app(options: argparse.Namespace) -> web.Application:
         )
     router = Router(path=options.state / "router.json")
     router.restore()
-    appoint(router, options.champion)
+    trust = _trust(options.trusted_key_file)
+    appoint(router, options.champion, trust=trust)
     journal = _journal(options.state / "journal", router=router)
     log = PredictionLog(
         journal=journal,
@@ -143,7 +147,7 @@ def _app(options: argparse.Namespace) -> web.Application:
         engine=engine,
         admin_token=_token(options.token_file),
         max_body_bytes=options.max_body_bytes,
-        trust=_trust(options.trusted_key_file),
+        trust=trust,
         admission=Admission(max_per_s=options.max_requests_per_s, max_pending=options.max_pending),
         tracing=tracing(options.otlp_endpoint),
     )

@@ -97,8 +97,12 @@ class ModelState:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> ModelState:
-        """Return the state that `asdict` described."""
-        return cls(**{**raw, "routes": Routes(**raw["routes"])})
+        """Return the state that `asdict` described; an earlier release kept more of a package than its place."""
+        versions = {
+            version: {"uri": package["uri"], "digest": package["digest"]}
+            for version, package in raw["versions"].items()
+        }
+        return cls(**{**raw, "versions": versions, "routes": Routes(**raw["routes"])})
 
 
 @dataclass(kw_only=True)

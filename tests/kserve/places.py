@@ -91,6 +91,7 @@ def kserve_place(
             "image": "registry.example/tradewind-serve:1",
             "mode": mode,
             "token_secret": "tradewind-token",
+            "trusted_keys_configmap": "tradewind-keys",
             "env_secret": "lake",
             "service_account": "models",
             "packages_claim": "packages",

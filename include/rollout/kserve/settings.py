@@ -34,6 +34,7 @@ SERVE = (
 )
 """What a container of the serving image runs; its command is what hands signals on."""
 _TOKEN_FOLDER = "/etc/tradewind"  # noqa: S105 - where the token's file is
+_KEYS_FOLDER = "/etc/tradewind-keys"
 
 
 class KServeSettings(Frozen):
@@ -44,6 +45,9 @@ class KServeSettings(Frozen):
     mode: Literal["Knative", "Standard"] = Field(default="Knative", description="KServe's deployment mode.")
     runtime: str = Field(default="tradewind", description="ServingRuntime of the serving image, in Standard mode.")
     token_secret: str = Field(default="", description="Secret whose key `token` is the admin token of the pods.")
+    trusted_keys_configmap: str = Field(
+        default="", description="ConfigMap whose key `trusted_keys.pem` holds the public keys of signed packages."
+    )
     env_secret: str = Field(default="", description="Secret whose keys become the pods' environment: the lake's keys.")
     packages_claim: str = Field(default="", description="Volume claim of the packages, if they are not in S3.")
     packages_folder: str = Field(default="/srv/mlflow", description="Where that is mounted: the folder in their URIs.")
@@ -137,6 +141,8 @@ def predictor(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = []
     if settings.token_secret:
         volumes.append({"name": "token", "secret": {"secretName": settings.token_secret}})
+    if settings.trusted_keys_configmap:
+        volumes.append({"name": "keys", "configMap": {"name": settings.trusted_keys_configmap}})
     if settings.packages_claim:
         claim = {"claimName": settings.packages_claim, "readOnly": True}
         volumes.append({"name": "packages", "persistentVolumeClaim": claim})
@@ -155,6 +161,9 @@ def container(settings: KServeSettings, artifact: Artifact) -> dict[str, Any]:
     if settings.token_secret:
         arguments += ["--token-file", f"{_TOKEN_FOLDER}/token"]
         mounts.append({"name": "token", "mountPath": _TOKEN_FOLDER, "readOnly": True})
+    if settings.trusted_keys_configmap:
+        arguments += ["--trusted-key-file", f"{_KEYS_FOLDER}/trusted_keys.pem"]
+        mounts.append({"name": "keys", "mountPath": _KEYS_FOLDER, "readOnly": True})
     if settings.packages_claim:
         mounts.append({"name": "packages", "mountPath": settings.packages_folder, "readOnly": True})
     return {**found, "volumeMounts": mounts, "args": arguments} if mounts else {**found, "args": arguments}
