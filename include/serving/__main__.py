@@ -22,6 +22,7 @@ from include.serving.appointed import appoint
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
+from include.serving.landlock import landlock_version
 from include.serving.limits import Admission
 from include.serving.log_files import SegmentProcess
 from include.serving.metrics import ServerMetrics
@@ -30,6 +31,8 @@ from include.serving.router import Router
 from include.serving.sandbox import SandboxLimits
 from include.serving.spans import tracing
 from include.serving.token import AdminToken
+
+_LOG = logging.getLogger(__name__)
 
 EXIT_SETUP = 78
 MAX_CORES = 8
@@ -122,6 +125,8 @@ def _app(options: argparse.Namespace) -> web.Application:
             f"model server writes its prediction log to a local folder; got --storage {options.storage}. Nothing was "
             "served. Name a folder; shipping it to an object store is the platform's work."
         )
+    if not landlock_version():
+        _LOG.warning("versions are tried out within limits only: the kernel offers no Landlock to keep files from them")
     router = Router(path=options.state / "router.json")
     router.restore()
     trust = _trust(options.trusted_key_file)

@@ -2,7 +2,7 @@
 
 A graph may crash, hang, or take all memory as soon as it is opened or run. So the server verifies a package's bytes and
 hands them to a child, which opens them, scores the golden rows and times them. Whatever becomes of the child, the
-server goes on as it was.
+server goes on as it was. That is for graphs that misbehave; it is no boundary against native code.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 from include import errors
 from include.errors import CorruptArtifactError, GateError, TradewindError
 from include.registry.package import ENCODING, GOLDEN, SERVED_GRAPH, Package
+from include.serving.landlock import landlock_version, restrict_to_reading
 from include.serving.versions import open_package
 from include.spec.model import ModelSpec
 
@@ -115,18 +116,23 @@ def _run(
         },
         limits=asdict(limits),
     )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run(
-            [sys.executable, "-m", __name__],
-            input=msgspec.msgpack.encode(asked),
-            capture_output=True,
-            check=False,
-            timeout=limits.wall_s,
-            cwd=ROOT,
-            env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
-            start_new_session=True,
-        )
-    return None
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
+        start_new_session=True,
+    ) as child:
+        try:
+            said = child.communicate(msgspec.msgpack.encode(asked), timeout=limits.wall_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # with whatever it has started
+    return subprocess.CompletedProcess(child.args, child.returncode, *said)
 
 
 def _answer(ended: subprocess.CompletedProcess[bytes] | None, *, named: str, limits: SandboxLimits) -> dict[str, Any]:
@@ -170,6 +176,9 @@ def main() -> int:
         uri=asked.uri, model=spec.name, digest=asked.digest, files={}, created_by_job="", contents=asked.contents
     )
     _confine(SandboxLimits(**asked.limits))  # type: ignore[arg-type]
+    # Libraries are loaded after this: they start threads, which a process cannot bind later.
+    if spec.serving.provider == "cpu" and landlock_version():  # a GPU's driver needs files that only it knows
+        restrict_to_reading(_readable())
     try:
         answer: dict[str, Any] = {"found": open_package(package, spec, asked.version).check_golden()}
     except TradewindError as error:
@@ -188,6 +197,15 @@ def _confine(limits: SandboxLimits) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     signal.setitimer(signal.ITIMER_REAL, limits.wall_s)  # its default action ends a process in native code too
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _readable() -> list[Path]:
+    """Return what the interpreter and onnxruntime read: code, and what the kernel says of the machine and of itself."""
+    code = {Path(sys.prefix), Path(sys.base_prefix), *map(Path, sys.path)} - {ROOT, Path()}
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    system = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/sys", "/dev/null", "/dev/urandom", "/proc/self")
+    told = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys")
+    return [ROOT / "include", *sorted(code), *map(Path, filter(None, libraries)), *map(Path, system + told)]
 
 
 if __name__ == "__main__":
