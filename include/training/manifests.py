@@ -12,6 +12,7 @@ from include.training.command import STORAGE_VARIABLES
 from include.training.preflight import GPUS_VARIABLE
 from include.training.profiles import GPU_PRESENT, GPU_PRODUCT
 from include.training.resources import PRICE_VARIABLE
+from include.training.scheduling import REQUIRED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,11 +241,10 @@ def node_affinity(profile: Profile) -> dict[str, Any]:
     """Return the profile's own affinity, with what keeps work without GPUs away from nodes with any."""
     operator = "Exists" if profile.num_gpus else "DoesNotExist"
     wanted = {"key": GPU_PRESENT, "operator": operator}
-    key = "requiredDuringSchedulingIgnoredDuringExecution"
-    own = profile.node_affinity
-    terms = own.get(key, {}).get("nodeSelectorTerms") or [{}]
+    own: dict[str, Any] = {**profile.node_affinity}
+    terms = own.get(REQUIRED, {}).get("nodeSelectorTerms") or [{}]
     with_ours = [term | {"matchExpressions": [*term.get("matchExpressions", ()), wanted]} for term in terms]
-    return own | {key: {"nodeSelectorTerms": with_ours}}
+    return own | {REQUIRED: {"nodeSelectorTerms": with_ours}}
 
 
 def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, Any]:

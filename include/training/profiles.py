@@ -16,6 +16,18 @@ from pydantic import Field, ValidationError, model_validator
 from include.errors import SetupError
 from include.spec.errors import nearest
 from include.spec.fields import Frozen, Identifier
+from include.training.profile_fields import (
+    Cores,
+    LabelKey,
+    LabelValue,
+    NamespaceName,
+    NodeAffinity,
+    ObjectName,
+    Quantity,
+    QueueName,
+    Toleration,
+)
+from include.training.scheduling import REQUIRED, amount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,18 +41,6 @@ GPU = "nvidia.com/gpu"
 GPU_PRESENT = "nvidia.com/gpu.present"
 GPU_PRODUCT = "nvidia.com/gpu.product"
 """Labels of a node, as NVIDIA's GPU feature discovery writes them."""
-
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|[kMGTP]i?)?$")]
-"""An amount as Kubernetes writes it."""
-
-
-class Toleration(Frozen):
-    """A taint of nodes that the pod may be put on all the same."""
-
-    key: str = Field(description="Key of the taint.")
-    operator: Literal["Exists", "Equal"] = Field(default="Exists", description="Equal compares `value` as well.")
-    value: str | None = Field(default=None, description="Value of the taint, with Equal.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(default="NoSchedule")
 
 
 class Security(Frozen):
@@ -56,29 +56,31 @@ class Profile(Frozen):
     """What one training takes, and on which nodes."""
 
     description: str = Field(description="For whom it is, in one sentence.")
-    image: str = Field(description="Image with the trainer; {commit} in it is the commit of the job's code.")
-    namespace: str = Field(default="default", description="Namespace of the pods.")
-    num_gpus: int = Field(default=0, ge=0, description="GPUs, or shares of them, of each pod.")
-    gpu_kind: str | None = Field(default=None, description="Value of the node's label nvidia.com/gpu.product.")
+    image: Annotated[str, Field(pattern=r"^\S+$")] = Field(
+        description="Image with the trainer; {commit} in it is the commit of the job's code."
+    )
+    namespace: NamespaceName = Field(default="default", description="Namespace of the pods.")
+    num_gpus: int = Field(default=0, ge=0, description="GPUs of each pod, or one share of one.")
+    gpu_kind: LabelValue | None = Field(default=None, description="Value of the node's label nvidia.com/gpu.product.")
     gpu_share: Annotated[str, Field(pattern=r"^(whole|time_slice|mig-\dg\.\d+gb)$")] = Field(
         default="whole", description="whole, time_slice (of a shared GPU), or a MIG slice such as mig-1g.10gb."
     )
     num_pods: int = Field(default=1, ge=1, description="Pods of one training; more than 1: torchrun or trainjob only.")
-    cpu: Quantity = Field(default="4", description="CPU request and limit of each pod.")
+    cpu: Cores = Field(default="4", description="CPU request and limit of each pod.")
     memory: Quantity = Field(default="16Gi", description="Memory request and limit of each pod.")
     disk: Quantity | None = Field(default=None, description="Local disk request and limit of each pod.")
     shared_memory: Quantity = Field(default="8Gi", description="Size of /dev/shm; it counts as memory.")
     tolerations: tuple[Toleration, ...] = Field(default=(), strict=False, description="Taints that it may ignore.")
-    node_selector: dict[str, str] = Field(default={}, description="Labels that its node must have.")
-    node_affinity: dict[str, Any] = Field(default={}, description="nodeAffinity, as Kubernetes writes it.")
-    priority_class: str | None = Field(default=None, description="Priority class; none: the cluster's default.")
+    node_selector: dict[LabelKey, LabelValue] = Field(default={}, description="Labels that its node must have.")
+    node_affinity: NodeAffinity = Field(default=NodeAffinity(), description="nodeAffinity, as Kubernetes writes it.")
+    priority_class: ObjectName | None = Field(default=None, description="Priority class; none: the cluster's default.")
     is_spot: bool = Field(default=False, description="Whether its nodes may be taken away at any time.")
-    service_account: str | None = Field(default=None, description="Service account; none: no token is mounted.")
-    env_secret: str | None = Field(default=None, description="Secret whose keys become the environment.")
-    image_pull_secret: str | None = Field(default=None, description="Secret that opens the image's registry.")
+    service_account: ObjectName | None = Field(default=None, description="Service account; none: no token is mounted.")
+    env_secret: ObjectName | None = Field(default=None, description="Secret whose keys become the environment.")
+    image_pull_secret: ObjectName | None = Field(default=None, description="Secret that opens the image's registry.")
     security: Security = Field(default=Security(), description="User and rights in the container.")
-    runtime: str = Field(default="torch-distributed", description="ClusterTrainingRuntime of a TrainJob.")
-    queue: str | None = Field(default=None, description="Kueue's local queue; none: without Kueue.")
+    runtime: ObjectName = Field(default="torch-distributed", description="ClusterTrainingRuntime of a TrainJob.")
+    queue: QueueName | None = Field(default=None, description="Kueue's local queue; none: without Kueue.")
     deadline_s: int | None = Field(default=None, gt=0, description="Seconds it may run; none: training.timeout_s.")
     pending_s: int = Field(default=1800, gt=0, description="Seconds it may wait to run before it is given up.")
     grace_s: int = Field(default=60, ge=5, description="Seconds to save a checkpoint when it has to go.")
@@ -94,8 +96,23 @@ class Profile(Frozen):
             raise ValueError(f"a profile with GPUs must tolerate {GPU} (NoSchedule); nodes with GPUs refuse all others")
         if not self.num_gpus and (tolerates or self.gpu_kind or self.gpu_share != "whole"):
             raise ValueError(f"a profile without GPUs must not tolerate {GPU} or name a GPU; set num_gpus")
-        if self.is_spot and not (self.node_selector or self.node_affinity):
-            raise ValueError("is_spot needs a node_selector or a node_affinity that names the spot nodes")
+        if self.is_spot and not (self.node_selector or REQUIRED in self.node_affinity):
+            raise ValueError(
+                "is_spot needs a node_selector, or a node_affinity that is required, that names the spot nodes"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uses_what_it_takes(self) -> Profile:
+        if self.num_gpus > 1 and self.gpu_share != "whole":
+            raise ValueError(
+                f"num_gpus must be 1 with gpu_share: {self.gpu_share}, of which a pod can use one only; got "
+                f"{self.num_gpus}"
+            )
+        if amount(self.shared_memory) > amount(self.memory):
+            raise ValueError(
+                f"shared_memory must not exceed memory ({self.memory}), as which it counts; got {self.shared_memory}"
+            )
         return self
 
     def for_commit(self, commit: str) -> Profile:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Seen = Mapping[str, Any]
 
-_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _SCALES = {"": 1.0, "m": 1e-3} | {
     letter + suffix: base**power
     for power, letter in enumerate("kMGTP", start=1)
@@ -71,7 +71,7 @@ def _by_labels(pod_spec: Seen, node: Seen) -> tuple[str, ...]:
     labels = node.get("metadata", {}).get("labels") or {}
     selector = pod_spec.get("nodeSelector") or {}
     wrong = tuple(f"no label {key}={value}" for key, value in selector.items() if labels.get(key) != value)
-    affinity = ((pod_spec.get("affinity") or {}).get("nodeAffinity") or {}).get(_REQUIRED)
+    affinity = ((pod_spec.get("affinity") or {}).get("nodeAffinity") or {}).get(REQUIRED)
     terms = (affinity or {}).get("nodeSelectorTerms") or ()
     if terms and not any(_matches(term, labels) for term in terms):
         wrong += tuple(f"affinity: {text}" for text in dict.fromkeys(_words(expr) for expr in _expressions(terms)))

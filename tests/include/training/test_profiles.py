@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from include.errors import SetupError
 from include.spec import GpuPodSpec, load_spec
 from include.training.manifests import RemoteTraining, pod
 from include.training.profiles import FILE, GPU, VARIABLE, Profile, read_profiles, resolve_profile
-from include.training.scheduling import amount, refusals, why_no_node
+from include.training.scheduling import REQUIRED, amount, refusals, why_no_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +121,16 @@ def test_amounts_are_read_as_kubernetes_writes_them(text: str, number: float) ->
     assert amount(text) == pytest.approx(number)
 
 
+GPUS = [{"key": GPU}]
+SHARES = ("time_slice", "mig-1g.10gb")
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+def required(**requirement: object) -> dict[str, Any]:
+    """Return a profile's affinity that requires one thing."""
+    return {"node_affinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}}}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -132,12 +143,67 @@ def test_amounts_are_read_as_kubernetes_writes_them(text: str, number: float) ->
         ({"gpu_share": "half"}, "gpu_share"),
         ({"security": {"run_as_user": 0}}, "run_as_user"),
         ({"num_pod": 2}, "num_pod"),
+        *(({"num_gpus": 2, "gpu_share": share, "tolerations": GPUS}, "num_gpus must be 1") for share in SHARES),
+        ({"tolerations": [{"key": "spot", "value": "true"}]}, "Equal needs a value and Exists has none; got Exists"),
+        ({"tolerations": [{"key": "spot", "operator": "Equal"}]}, "Equal needs a value"),
+        ({"tolerations": [{"key": "", "operator": "Exists"}]}, r"tolerations\.0\.key"),
+        ({"tolerations": [{"key": "spot", "operator": "Equal", "value": "a b"}]}, r"tolerations\.0\.value"),
+        ({"cpu": "0"}, r"cpu\n.*must be more than 0"),
+        ({"cpu": "4Gi"}, "cpu"),
+        ({"cpu": "0.0005"}, "cpu"),
+        ({"memory": "16000ki"}, "memory"),
+        ({"memory": "16000m"}, "memory"),
+        ({"disk": "0Gi"}, r"disk\n.*must be more than 0"),
+        ({"memory": "4Gi"}, r"shared_memory must not exceed memory \(4Gi\), as which it counts; got 8Gi"),
+        ({"image": ""}, "image"),
+        ({"namespace": "Not_a_ns"}, "namespace"),
+        ({"namespace": "a.b"}, "namespace"),
+        ({"queue": "A b"}, "queue"),
+        ({"queue": "a" * 64}, "queue"),
+        ({"priority_class": "High"}, "priority_class"),
+        ({"service_account": ""}, "service_account"),
+        ({"env_secret": "tradewind_lake"}, "env_secret"),
+        ({"image_pull_secret": "-registry"}, "image_pull_secret"),
+        ({"runtime": "torch distributed"}, "runtime"),
+        ({"node_selector": {"zone": "a b"}}, r"node_selector\.zone"),
+        ({"node_selector": {"a/b/c": "d"}}, "node_selector"),
+        ({"node_affinity": {"nodeAffinity": {}}, "is_spot": True}, r"node_affinity\.nodeAffinity\n.*Extra inputs"),
+        ({"node_affinity": {PREFERRED: [{"weight": 1, "preference": {}}]}, "is_spot": True}, "that is required"),
+        ({"node_affinity": {PREFERRED: [{"weight": 0, "preference": {}}]}}, "weight"),
+        ({"node_affinity": {REQUIRED: [{}]}}, "node_affinity"),
+        ({"node_affinity": {REQUIRED: {"nodeSelectorTerms": []}}}, "at least 1 item"),
+        (required(key="zone", operator="in", values=["a"]), "operator"),
+        (required(key="zone", operator="In"), "In needs one or more in values"),
+        (required(key="zone", operator="Exists", values=["a"]), "Exists needs none in values"),
+        (required(key="cores", operator="Gt", values=["many"]), "Gt needs one whole number in values"),
+        (required(key="zone", operator="In", values="a"), "values"),
+        (required(key="zone", operator="In", value=["a"]), "Extra inputs"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_an_impossible_profile_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Profile.model_validate(ANY | wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"tolerations": [{"key": "spot", "operator": "Equal", "value": "true"}]},
+        {"tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Equal", "value": ""}]},
+        {"cpu": "500m", "memory": "8Gi", "disk": "1.5T"},
+        {"cpu": "0.5", "memory": "16000Ki", "shared_memory": "1000k"},
+        {"queue": "team-a.gpus", "namespace": "team-a", "env_secret": "lake.v2"},
+        required(key="cores", operator="Gt", values=["8"]),
+        required(key="zone", operator="DoesNotExist"),
+        {"is_spot": True, **required(key="spot", operator="Exists")},
+    ],
+)
+def test_a_possible_profile_makes_a_valid_pod(right: dict[str, Any]) -> None:
+    training = RemoteTraining(
+        name="train-a", labels={}, profile=Profile.model_validate(ANY | right), job_uri="s3://a", deadline_s=60
+    )
+    kubernetes_validate.validate(pod(training), "1.37", strict=True)
 
 
 def test_a_model_names_its_profile_or_takes_the_default() -> None:
@@ -182,7 +248,6 @@ def test_a_file_of_ones_own_takes_the_place_of_ours(tmp_path: Path, monkeypatch:
     [("whole", GPU), ("time_slice", "nvidia.com/gpu.shared"), ("mig-2g.20gb", "nvidia.com/mig-2g.20gb")],
 )
 def test_a_share_of_a_gpu_is_a_resource_of_its_own(share: str, resource: str) -> None:
-    profile = Profile(**ANY, num_gpus=2, gpu_share=share, tolerations=({"key": GPU},))  # type: ignore[arg-type]
+    profile = Profile(**ANY, num_gpus=1, gpu_share=share, tolerations=({"key": GPU},))  # type: ignore[arg-type]
     limits = spec_of(profile)["containers"][0]["resources"]["limits"]
-    assert limits[resource] == "2"
-    assert profile.world_size == 2
+    assert limits[resource] == "1"
