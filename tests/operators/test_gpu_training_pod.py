@@ -11,9 +11,13 @@ import kubernetes_validate
 import pytest
 from airflow.sdk import DAG
 from kubernetes.client import ApiClient
+from kubernetes.client import models as k8s
 
+from include.errors import BadInputError
 from include.spec import load_spec
 from include.training.commit import VARIABLE
+from include.training.manifests import RemoteTraining, torchrun_command
+from include.training.manifests import pod as pod_manifest
 from include.training.profiles import VARIABLE as PROFILES_VARIABLE
 from include.training.profiles import read_profiles
 from include.training.result import write_result
@@ -34,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Connection.__del__:pytest.Pyte
 
 PODS = "/api/v1/namespaces/ml/pods"
 SECRET = "tradewind-lake"
+SHIPPED = {name: profile for name, profile in read_profiles().profiles.items() if profile.num_pods == 1}
 
 
 def operator(snapshot: dict[str, object], **others: Any) -> GpuTrainingPodOperator:
@@ -117,14 +122,93 @@ def test_the_pod_is_what_its_profile_says_and_valid_kubernetes(world: World) -> 
     assert labels["app.kubernetes.io/managed-by"] == "tradewind"
 
 
-def test_what_an_author_passes_wins(world: World) -> None:
+def test_what_no_profile_says_an_author_may_pass(world: World) -> None:
     world.make_operator = lambda job: operator(
-        snapshot_of(job), image="mine:2", priority_class_name="high", launcher="torchrun"
+        snapshot_of(job),
+        launcher="torchrun",
+        env_vars={"NCCL_DEBUG": "INFO"},
+        labels={"team": "a", "tradewind/job": "another"},
+        annotations={"cost": "1", "tradewind/dag-id": "another"},
+        volumes=[k8s.V1Volume(name="cache", empty_dir={})],
+        volume_mounts=[k8s.V1VolumeMount(name="cache", mount_path="/cache")],
+        image_pull_policy="Always",
     )
-    (container,) = sent(world)["spec"]["containers"]
-    assert container["image"] == "mine:2"
+    pod = sent(world)
+    (container,) = pod["spec"]["containers"]
+    assert {"name": "NCCL_DEBUG", "value": "INFO"} in container["env"]
     assert container["args"][:4] == ["torchrun", "--shutdown-timeout=60", "--nproc-per-node=1", "--standalone"]
-    assert world.cluster.pods[0]["spec"]["priorityClassName"] == "high"
+    assert container["imagePullPolicy"] == "Always"
+    assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["dshm", "cache"]
+    labels, annotations = pod["metadata"]["labels"], pod["metadata"]["annotations"]
+    assert (labels["team"], labels["tradewind/job"]) == ("a", world.job.key)
+    assert (annotations["cost"], annotations["tradewind/dag-id"]) == ("1", "train_flight_delays")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("image", "mine:2", "set image of the profile for image"),
+        ("namespace", "team-a", "set namespace of the profile for namespace"),
+        ("termination_grace_period", 600, "set grace_s of the profile for termination_grace_period"),
+        ("active_deadline_seconds", 60, "set deadline_s of the profile for active_deadline_seconds"),
+        ("priority_class_name", "high", "set priority_class of the profile for priority_class_name"),
+        ("schedule_timeout_seconds", 60, "set pending_s of the profile for schedule_timeout_seconds"),
+        ("startup_timeout_seconds", 60, "set pending_s of the profile for startup_timeout_seconds"),
+        ("on_finish_action", "delete_pod", "leave on_finish_action out"),
+        ("durable", False, "leave durable out"),
+        ("do_xcom_push", False, "leave do_xcom_push out"),
+    ],
+)
+def test_what_would_do_nothing_or_what_a_profile_says_is_refused_by_name(name: str, value: object, remedy: str) -> None:
+    with pytest.raises(BadInputError, match=f"got {name}. No task was made. Instead, {remedy}") as raised:
+        operator({}, **{name: value})
+    assert "may have of KubernetesPodOperator's arguments annotations, env_vars," in str(raised.value)
+
+
+def test_the_arguments_of_other_pods_in_the_same_dag_do_not_reach_it() -> None:
+    others = {"namespace": "etl", "termination_grace_period": 600, "kubernetes_conn_id": "of_all", "poll_interval": 7}
+    start = datetime(2013, 1, 1, tzinfo=UTC)
+    with DAG("train_flight_delays", schedule=None, start_date=start, default_args=others):
+        task = GpuTrainingPodOperator(task_id="train", model=MODEL, snapshot={})
+    assert (task.namespace, task.termination_grace_period) == (None, None)
+    assert (task.kubernetes_conn_id, task.poll_interval) == ("of_all", 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"termination_grace_period_seconds": 600}, "terminationGracePeriodSeconds of a training's pod must be the"),
+        ({"active_deadline_seconds": None}, "activeDeadlineSeconds of a training's pod must be the profile's 3600"),
+    ],
+)
+def test_a_hook_of_the_site_must_leave_what_is_waited_by(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    def hook(built: k8s.V1Pod) -> None:
+        for name, value in change.items():
+            setattr(built.spec, name, value)
+
+    monkeypatch.setattr("airflow.providers.cncf.kubernetes.operators.pod.pod_mutation_hook", hook)
+    assert world.run() == "failed"
+    assert said in world.airflow.errors[0]
+    assert (world.airflow.num_tries, created(world)) == (1, 0)
+
+
+def test_gpus_that_would_idle_are_not_taken(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), profile="large")
+    assert world.run() == "failed"
+    assert "must have a profile with num_gpus: 1 at most; got 64, of which all but" in world.airflow.errors[0]
+    assert (world.airflow.num_tries, created(world)) == (1, 0)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.33", "1.37"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_profile_makes_a_valid_pod(name: str, version: str) -> None:
+    training = RemoteTraining(name="train-a", labels={}, profile=SHIPPED[name], job_uri="s3://a", deadline_s=60)
+    task = operator({}, launcher="torchrun")
+    task.pod_template_dict, task.do_xcom_push = pod_manifest(training, command=torchrun_command(training)), False
+    built = ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
+    kubernetes_validate.validate(built, version, strict=True)
 
 
 # --- success ----------------------------------------------------------------------------------------------------------
@@ -244,7 +328,7 @@ def test_a_message_holds_neither_the_environment_nor_a_manifest(world: World) ->
 
 
 def test_a_pod_that_no_node_takes_says_why_and_is_given_up(world: World) -> None:
-    world.make_operator = lambda job: operator(snapshot_of(job), profile="large")
+    world.make_operator = lambda job: operator(snapshot_of(job), profile="large", launcher="torchrun")
     said_at: list[float] = []
     world.cluster.store.observers.append(
         lambda _change: said_at.append(world.simulation.elapsed_s) if "it waits to run" in log(world) else None
