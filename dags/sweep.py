@@ -9,7 +9,8 @@ Kubernetes' API was silent while a task was ended.
 
 **Out.** GPUs that are free again. Without a cluster the task is skipped.
 
-**If it fails.** Nothing that a task waits for is ever deleted; the next pass goes on.
+**If it fails.** Nothing that a task waits for is ever deleted; the next pass goes on. It fails as well, after it has
+swept all else, where the connection's account may not look: the error names the kinds and namespaces.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from include.spec import MODELS_DIR
 from include.testing.supervisor import FakeSupervisor
 from include.testing.tasks import run_task
 from include.training.manifests import RemoteTraining, indexed_job, pod, service, train_job
-from include.training.profiles import read_profiles
+from include.training.profiles import FILE, VARIABLE, read_profiles
 from include.training.remote_names import TaskKey, remote_annotations, remote_labels, remote_name
 from operators.sweep_training import SweepTrainingOperator
 from tests.fake_airflow import PASSWORD, fake_airflow
+from tests.kubernetes.faults import Fault
 from tests.kubernetes.server import ScriptedKubernetes
 from tests.kubernetes.store import Key
 
@@ -51,7 +53,9 @@ class Bench:
             self.airflow.tasks[run_id] = [{"task_id": "train", "state": None if state == "none" else state}]
         return TaskKey(dag_id=DAG_ID, run_id=run_id, task_id="train")
 
-    def add(self, key: TaskKey, *makers: Any, phase: str = "Running", lake: str = "") -> str:
+    def add(
+        self, key: TaskKey, *makers: Any, phase: str = "Running", lake: str = "", namespace: str = "default"
+    ) -> str:
         """Put work of a task on the cluster; return its name."""
         training = RemoteTraining(
             name=remote_name(MODEL, key),
@@ -64,7 +68,7 @@ class Bench:
         for make in makers or (pod,):
             manifest = make(training)
             version, plural = PLACES[manifest["kind"]]
-            at = Key(version, plural, "default", training.name)
+            at = Key(version, plural, namespace, training.name)
             with self.cluster.lock:
                 self.cluster.create(at, manifest)
                 self.cluster.store.objects[at].setdefault("status", {})["phase"] = phase
@@ -132,6 +136,59 @@ def test_what_is_not_ours_is_left_alone(bench: Bench) -> None:
         bench.cluster.create(Key("v1", "pods", "default", "web"), {"metadata": {"name": "web"}, "spec": {}})
     assert bench.sweep().returned() == {"orphan": [], "old": [], "num_kept": 0}
     assert bench.names() == {others, "web"}
+
+
+def write_model(folder: Path, name: str, *, namespace: str) -> None:
+    text = (MODELS_DIR / MODEL / "model.yaml").read_text().replace(f"name: {MODEL}", f"name: {name}", 1)
+    (folder / name).mkdir(parents=True)
+    (folder / name / "model.yaml").write_text(
+        text.replace("\ntraining:\n", f"\ntraining:\n  pod: {{namespace: {namespace}}}\n")
+    )
+
+
+def test_it_looks_where_models_and_profiles_put_work(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, profiles = tmp_path / "models", tmp_path / "profiles.yaml"
+    write_model(models, "one_elsewhere", namespace="team-a")
+    write_model(models, "one_nowhere", namespace="Not_a_ns")
+    monkeypatch.setattr("operators.sweep_training.MODELS_DIR", models)
+    profiles.write_text(FILE.read_text().replace("  gpu:\n", "  gpu:\n    namespace: ml\n"))
+    monkeypatch.setenv(VARIABLE, str(profiles))
+    places = ("default", "ml", "team-a")
+    names = {bench.add(bench.task(f"run-{place}", None), namespace=place) for place in places}
+    others = bench.add(bench.task("run-other", None), namespace="team-b")
+    result = bench.sweep()
+    assert {path.rpartition("/")[2] for path in result.returned()["orphan"]} == names
+    assert bench.names() == {others}
+    assert "where model 'one_nowhere' trains is not known: " in result.log
+    assert len(bench.sweep(namespaces=["team-b"]).returned()["orphan"]) == 1
+
+
+def test_a_missing_right_is_told_and_all_else_is_swept(bench: Bench) -> None:
+    places = ("a", "b", "c")
+    kept = [bench.add(bench.task(f"run-{place}-job", None), indexed_job, namespace=place) for place in places[:2]]
+    for place in places:
+        bench.add(bench.task(f"run-{place}", None), namespace=place)
+    bench.add(bench.task("run-c-job", None), indexed_job, namespace="c")
+    bench.cluster.faults.append(Fault(verb="GET", path="/namespaces/[ab]/jobs", code=403, times=None))
+    result = bench.sweep(namespaces=places)
+    assert result.state == "failed"
+    assert "GET /apis/batch/v1/namespaces/a/jobs must be allowed; got 403" in result.log
+    assert "Give the connection's account the Role of docs/pages/training.md in that namespace." in result.log
+    refusals = "GET /apis/batch/v1/namespaces/a/jobs, GET /apis/batch/v1/namespaces/b/jobs"
+    assert f"got 2 refusals: {refusals}. All else was swept: {{'orphan': [" in result.log
+    assert (bench.names(), bench.names("jobs")) == (set(), set(kept))
+
+
+def test_what_may_be_seen_and_not_deleted_is_told(bench: Bench) -> None:
+    names = {bench.add(bench.task(f"run-{number}", None)) for number in range(2)}
+    bench.cluster.faults.append(Fault(verb="DELETE", code=403))
+    result = bench.sweep()
+    assert result.state == "failed"
+    (kept,) = bench.names()
+    assert kept in names
+    assert f"got 1 refusals: DELETE /api/v1/namespaces/default/pods/{kept}." in result.log
 
 
 def test_an_airflow_that_does_not_answer_deletes_nothing(bench: Bench) -> None:
