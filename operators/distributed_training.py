@@ -26,7 +26,7 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
     `CustomResourceOperator` does it.
 
     Args:
-        kind: job needs nothing but Kubernetes; trainjob needs Kubeflow Trainer 2.2 and its runtime torch-distributed.
+        kind: job needs nothing but Kubernetes; trainjob needs Kubeflow Trainer 2.2 and the profile's `runtime`.
         kubernetes_conn_id: Connection of Kubernetes.
         poll_interval: Seconds between two looks.
         **kwargs: As for `RemoteTrainingOperator`.

@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from include.training.command import STORAGE_VARIABLES
-from include.training.preflight import GPUS_VARIABLE
-from include.training.profiles import GPU_PRESENT, GPU_PRODUCT
-from include.training.resources import PRICE_VARIABLE
-from include.training.scheduling import REQUIRED
+from include.errors import SetupError
+from include.training.pod_parts import environment, node_affinity, node_selector, pod_security, storage_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,8 +135,12 @@ def train_job(training: RemoteTraining) -> dict[str, Any]:
 
     Args:
         training: What it is made from.
+
+    Raises:
+        SetupError: The profile says what only the runtime can say of the pods.
     """
     profile = training.profile
+    _require_carried(profile)
     template = pod_spec(training, command=[], container=TRAINJOB_CONTAINER)
     (container,) = template["containers"]
     return {
@@ -157,11 +158,30 @@ def train_job(training: RemoteTraining) -> dict[str, Any]:
                 "numNodes": profile.num_pods,
                 "numProcPerNode": max(1, profile.num_gpus),
                 "resourcesPerNode": container["resources"],
-                "env": [*_environment(profile), *_storage_environment(profile)],
+                "env": [*environment(profile), *storage_environment(profile)],
             },
             "runtimePatches": [_runtime_patch(template, labels=dict(training.labels))],
         },
     }
+
+
+def _require_carried(profile: Profile) -> None:
+    wrong = []
+    if profile.priority_class:
+        wrong.append(
+            f"priority_class: {profile.priority_class} (leave it out, and set priorityClassName of the pods of the "
+            f"runtime {profile.runtime!r})"
+        )
+    if profile.runtime == _KUBEFLOWS_RUNTIME and profile.grace_s > _KUBERNETES_GRACE_S:
+        wrong.append(
+            f"grace_s: {profile.grace_s} (set {_KUBERNETES_GRACE_S}, which pods of {_KUBEFLOWS_RUNTIME!r} have, or a "
+            f"runtime of your own whose pods have terminationGracePeriodSeconds: {profile.grace_s})"
+        )
+    if wrong:
+        raise SetupError(
+            f"a TrainJob must have a profile that its API can pass on to its pods; got {'; '.join(wrong)}. Nothing was "
+            "started. Mend the profile, or name another one."
+        )
 
 
 def _runtime_patch(template: dict[str, Any], *, labels: dict[str, str]) -> dict[str, Any]:
@@ -169,6 +189,9 @@ def _runtime_patch(template: dict[str, Any], *, labels: dict[str, str]) -> dict[
     (container,) = template["containers"]
     patched = {key: template[key] for key in _PATCHABLE if key in template}
     patched["containers"] = [{key: container[key] for key in ("name", "volumeMounts", "securityContext")}]
+    if not template["automountServiceAccountToken"]:
+        patched["volumes"] = [*patched["volumes"], {"name": _NO_TOKEN["name"], "emptyDir": {}}]
+        patched["containers"][0]["volumeMounts"] = [*container["volumeMounts"], _NO_TOKEN]
     named = {"metadata": {"labels": labels}}
     job = {"name": TRAINJOB_CONTAINER, "template": {**named, "spec": {"template": {**named, "spec": patched}}}}
     return {"manager": "tradewind/training", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}}}
@@ -184,23 +207,11 @@ _PATCHABLE = (
     "volumes",
 )
 """What a TrainJob may say about the pods of its runtime."""
-
-
-def _environment(profile: Profile) -> list[dict[str, Any]]:
-    """Return what the trainer cannot see for itself: its GPUs, which it checks first, and what an hour costs."""
-    price = profile.price_per_hour * profile.num_pods
-    found = {GPUS_VARIABLE: profile.num_gpus, PRICE_VARIABLE: price}
-    return [{"name": name, "value": f"{value:g}"} for name, value in found.items() if value]
-
-
-def _storage_environment(profile: Profile) -> list[dict[str, Any]]:
-    """Return what opens the storage, key by key: a TrainJob takes no whole Secret."""
-    if not profile.env_secret:
-        return []
-    return [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": profile.env_secret, "key": name, "optional": True}}}
-        for name in STORAGE_VARIABLES
-    ]
+_NO_TOKEN = {"name": "no-token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
+"""Where something is mounted already, Kubernetes' admission mounts no token; a TrainJob has no other word for it."""
+_KUBEFLOWS_RUNTIME = "torch-distributed"
+_KUBERNETES_GRACE_S = 30
+"""Of pods that say nothing of it, as those of Kubeflow's runtime."""
 
 
 def pod_spec(training: RemoteTraining, *, command: list[str], container: str = CONTAINER) -> dict[str, Any]:
@@ -216,7 +227,7 @@ def pod_spec(training: RemoteTraining, *, command: list[str], container: str = C
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": profile.grace_s,
         "automountServiceAccountToken": profile.service_account is not None,
-        "securityContext": _pod_security(profile),
+        "securityContext": pod_security(profile),
         "containers": [_container(profile, command=command, name=container)],
         "volumes": _volumes(profile),
         "affinity": {"nodeAffinity": node_affinity(profile)},
@@ -231,22 +242,6 @@ def pod_spec(training: RemoteTraining, *, command: list[str], container: str = C
     return spec | {key: value for key, value in optional.items() if value}
 
 
-def node_selector(profile: Profile) -> dict[str, str]:
-    """Return the labels that a node must have."""
-    kind = {GPU_PRODUCT: profile.gpu_kind} if profile.gpu_kind else {}
-    return kind | profile.node_selector
-
-
-def node_affinity(profile: Profile) -> dict[str, Any]:
-    """Return the profile's own affinity, with what keeps work without GPUs away from nodes with any."""
-    operator = "Exists" if profile.num_gpus else "DoesNotExist"
-    wanted = {"key": GPU_PRESENT, "operator": operator}
-    own: dict[str, Any] = {**profile.node_affinity}
-    terms = own.get(REQUIRED, {}).get("nodeSelectorTerms") or [{}]
-    with_ours = [term | {"matchExpressions": [*term.get("matchExpressions", ()), wanted]} for term in terms]
-    return own | {REQUIRED: {"nodeSelectorTerms": with_ours}}
-
-
 def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, Any]:
     amounts = {"cpu": profile.cpu, "memory": profile.memory}
     if profile.disk:
@@ -256,7 +251,7 @@ def _container(profile: Profile, *, command: list[str], name: str) -> dict[str, 
     found: dict[str, Any] = {
         "name": name,
         "image": profile.image,
-        "env": _environment(profile),
+        "env": environment(profile),
         "args": command,  # not `command`: the image's own entrypoint hands signals on to it
         "resources": {"requests": amounts, "limits": amounts},
         "volumeMounts": [{"name": one["name"], "mountPath": _MOUNTS[one["name"]]} for one in _volumes(profile)],
@@ -276,14 +271,3 @@ def _volumes(profile: Profile) -> list[dict[str, Any]]:
     """Return shared memory, and a place for temporary files where the container's own cannot be written."""
     shared = {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}}
     return [shared, {"name": "tmp", "emptyDir": {}}] if profile.security.read_only_root else [shared]
-
-
-def _pod_security(profile: Profile) -> dict[str, Any]:
-    security = profile.security
-    found: dict[str, Any] = {
-        "runAsNonRoot": True,
-        "runAsUser": security.run_as_user,
-        "runAsGroup": security.run_as_group,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    return found | ({"fsGroup": security.fs_group} if security.fs_group else {})

@@ -79,7 +79,7 @@ class Profile(Frozen):
     env_secret: ObjectName | None = Field(default=None, description="Secret whose keys become the environment.")
     image_pull_secret: ObjectName | None = Field(default=None, description="Secret that opens the image's registry.")
     security: Security = Field(default=Security(), description="User and rights in the container.")
-    runtime: ObjectName = Field(default="torch-distributed", description="ClusterTrainingRuntime of a TrainJob.")
+    runtime: ObjectName = Field(default="tradewind-torch", description="ClusterTrainingRuntime of a TrainJob.")
     queue: QueueName | None = Field(default=None, description="Kueue's local queue; none: without Kueue.")
     deadline_s: int | None = Field(default=None, gt=0, description="Seconds it may run; none: training.timeout_s.")
     pending_s: int = Field(default=1800, gt=0, description="Seconds it may wait to run before it is given up.")

@@ -1,7 +1,7 @@
 """Kubeflow Trainer's controller in a scripted cluster: a TrainJob is a Job of its runtime, and says how that ended.
 
-The runtime is `torch-distributed` with `restartPolicy: Never` and `backoffLimit: 0`: what comes next is decided by who
-made the TrainJob, not by a container that starts again beside its peers.
+The runtime is that of docs/pages/training.md, with `restartPolicy: Never`, `backoffLimit: 0` and the profile's grace:
+what comes next is decided by who made the TrainJob, not by a container that starts again beside its peers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TRAIN_JOBS = "trainjobs"
 _LOOK_S = 1.0
+_GRACE_S = 60
 _ENDS = {"Complete": "JobsCompleted", "Failed": "JobsFailed"}
 
 
@@ -77,6 +78,9 @@ def _job(found: Object) -> Object:
             "completions": trainer["numNodes"],
             "parallelism": trainer["numNodes"],
             "backoffLimit": 0,
-            "template": {**patched, "spec": {**patched["spec"], "restartPolicy": "Never"}},
+            "template": {
+                **patched,
+                "spec": {**patched["spec"], "restartPolicy": "Never", "terminationGracePeriodSeconds": _GRACE_S},
+            },
         },
     }

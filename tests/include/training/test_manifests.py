@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from include.errors import SetupError
 from include.training.manifests import (
     QUEUE_LABEL,
     RemoteTraining,
@@ -31,7 +33,6 @@ FULL = Profile.model_validate(
     | {
         "disk": "100Gi",
         "gpu_kind": "NVIDIA-H100-80GB-HBM3",
-        "priority_class": "training",
         "service_account": "trainer",
         "env_secret": "tradewind-lake",
         "image_pull_secret": "registry",
@@ -76,14 +77,41 @@ def test_a_train_job_has_only_fields_that_its_api_knows(name: str) -> None:
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     patched = job["template"]["spec"]["template"]["spec"]
     whole = pod(training(ALL[name]))["spec"]
-    assert {key: whole[key] for key in patched if key != "containers"} == {
-        key: value for key, value in patched.items() if key != "containers"
+    (container,) = patched["containers"]
+    shared = {key: value for key, value in patched.items() if key not in ("containers", "volumes")}
+    assert shared == {key: whole[key] for key in shared}
+    for has, got in (
+        (whole["volumes"], patched["volumes"]),
+        (whole["containers"][0]["volumeMounts"], container["volumeMounts"]),
+    ):
+        assert got[: len(has)] == has
+        added = [] if ALL[name].service_account else ["no-token"]
+        assert [each["name"] for each in got[len(has) :]] == added
+    assert {"/var/run/secrets/kubernetes.io/serviceaccount"} >= {
+        each["mountPath"] for each in container["volumeMounts"] if each["name"] == "no-token"
     }
     assert manifest["spec"]["trainer"]["resourcesPerNode"] == whole["containers"][0]["resources"]
     # The parts that stand in it are Kubernetes' own.
-    rebuilt = patched | {"containers": [patched["containers"][0] | {"image": "a:1"}]}
+    rebuilt = patched | {"containers": [container | {"image": "a:1"}]}
     template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": rebuilt}
     kubernetes_validate.validate(template, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"priority_class": "high"},
+            "got priority_class: high (leave it out, and set priorityClassName of the pods of",
+        ),
+        ({"runtime": "torch-distributed"}, "got grace_s: 60 (set 30, which pods of 'torch-distributed' have, or a"),
+    ],
+)
+def test_what_a_train_job_cannot_pass_on_is_refused_by_name(changed: dict[str, str], said: str) -> None:
+    with pytest.raises(SetupError, match=re.escape(said)):
+        train_job(training(FULL.model_copy(update=changed)))
+    short = {"runtime": "torch-distributed", "grace_s": 30}
+    assert train_job(training(FULL.model_copy(update=short)))["spec"]["runtimeRef"]["name"] == "torch-distributed"
 
 
 def test_the_schema_of_a_train_job_refuses_what_the_api_would_not_know() -> None:
@@ -94,7 +122,7 @@ def test_the_schema_of_a_train_job_refuses_what_the_api_would_not_know() -> None
 
 
 def test_a_pod_has_what_its_profile_says() -> None:
-    manifest = pod(training(FULL))
+    manifest = pod(training(FULL.model_copy(update={"priority_class": "training"})))
     spec = manifest["spec"]
     (container,) = spec["containers"]
     amounts = {"cpu": "16", "memory": "64Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": "4"}
