@@ -13,9 +13,10 @@ POST   /v2/router/flush                                     write the prediction
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 from aiohttp import web
@@ -24,7 +25,7 @@ from include.errors import BadInputError, NotFoundError, ServiceError
 from include.serving.router import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aiohttp.typedefs import Handler
 
@@ -96,13 +97,16 @@ def _guarded(handler: Any, token: AdminToken | None) -> Handler:
 
 
 class Admin:
-    """The calls, and what they share with those of the model repository."""
+    """The calls, and what they share with those of the model repository.
+
+    A change checks and is made without an `await` between, so the event loop runs one after the other and none waits.
+    What takes time comes before that, and what was true when it began may not be any more.
+    """
 
     def __init__(self, engine: Engine, trust: Trust | None) -> None:
         self.engine = engine
         self._trust = trust
-        self._changing = asyncio.Lock()
-        self._trying_out = asyncio.Lock()
+        self._loading: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def all_states(self, _request: web.Request) -> web.Response:
         """Answer what is known of every model."""
@@ -115,7 +119,7 @@ class Admin:
 
     async def flush(self, _request: web.Request) -> web.Response:
         """Write the prediction log."""
-        if not await self._run(self.engine.log.flush):
+        if not await asyncio.to_thread(self.engine.log.flush):
             num_rows = self.engine.log.counters()["pending_rows"]
             raise ServiceError(
                 f"the prediction log must be in files within 60 s; got {num_rows} rows that wait in the journal. None "
@@ -146,15 +150,13 @@ class Admin:
         if self._trust is not None:
             self._trust.require(model=model, digest=wanted.digest, signature=wanted.signature)
         package = {"uri": wanted.uri, "digest": wanted.digest}
-        # Changes do not wait for this: a version that hangs must not keep another one from going back.
-        async with self._trying_out:
+        await self._restored(model)
+        async with self._loading.setdefault((model, version), asyncio.Lock()):  # for callers that ask again
+            if not self._is_needed(model, version, package):
+                return
             await self._run(self.engine.try_out, model=model, version=version, **package)
-        async with self._change():
-            known = self.engine.router.state(model).versions.get(version)
-            is_loaded = model in self.engine.models and version in self.engine.models[model].versions
-            if known != package or not is_loaded:
-                self._require_unrouted(model, version, is_same=known == package)
-                loaded = await self._run(self.engine.load, model=model, version=version, **package)
+            loaded = await self._run(self.engine.load, model=model, version=version, **package)
+            if self._is_needed(model, version, package):
                 self.engine.require_champions_inputs(loaded)
                 self.engine.router.set_version(model, version, package)
                 self.engine.add(loaded)
@@ -171,11 +173,11 @@ class Admin:
         Raises:
             BadInputError: One is routed.
         """
-        async with self._change():
-            for version in versions:
-                self.engine.require_unrouted(model, version)
-            for version in versions:
-                self.engine.drop(model, version)
+        await self._restored(model)
+        for version in versions:
+            self.engine.require_unrouted(model, version)
+        for version in versions:
+            self.engine.drop(model, version)
 
     async def golden(self, request: web.Request) -> web.Response:
         """Score a version's golden rows."""
@@ -183,43 +185,47 @@ class Admin:
         loaded = self.engine.served(model).versions.get(version)
         if loaded is None:
             raise NotFoundError(f"version {version} of model {model!r} must be loaded; it is not. Load it first.")
-        return web.json_response(await self._run(loaded.check_golden))
+        return web.json_response(await asyncio.to_thread(loaded.check_golden))
 
     async def set_routes(self, request: web.Request) -> web.Response:
         """Replace a model's routes."""
         model = request.match_info["model"]
         body = await read(request, _SetRoutes)
-        async with self._change():
-            revision = self.engine.router.state(model).revision
-            if body.if_revision is not None and body.if_revision != revision:
-                raise ServiceError(
-                    f"routes of model {model!r} must still be revision {body.if_revision}; got {revision}: somebody "
-                    "changed them. They stay as they are. Read them again and retry."
-                )
-            wanted = Routes(
-                champion=body.champion,
-                canary=body.canary,
-                canary_share_pct=body.canary_share_pct,
-                shadow=body.shadow,
+        await self._restored(model)
+        revision = self.engine.router.state(model).revision
+        if body.if_revision is not None and body.if_revision != revision:
+            raise ServiceError(
+                f"routes of model {model!r} must still be revision {body.if_revision}; got {revision}: somebody "
+                "changed them. They stay as they are. Read them again and retry."
             )
-            self.engine.route(model, wanted)
+        wanted = Routes(
+            champion=body.champion,
+            canary=body.canary,
+            canary_share_pct=body.canary_share_pct,
+            shadow=body.shadow,
+        )
+        self.engine.route(model, wanted)
         return web.json_response(self.state(model))
 
-    @asynccontextmanager
-    async def _change(self) -> AsyncIterator[None]:
-        """Run changes one after the other, and after what is restored."""
-        async with self._changing:
-            if self.engine.restoring is not None:
-                await asyncio.shield(self.engine.restoring)
-            yield
+    async def _restored(self, model: str) -> None:
+        if model in self.engine.restoring:
+            await asyncio.shield(self.engine.restoring[model])
 
-    def _require_unrouted(self, model: str, version: str, *, is_same: bool) -> None:
-        role = self.engine.router.state(model).routes.role_of(version)
+    def _is_needed(self, model: str, version: str, package: Mapping[str, str]) -> bool:
+        """Return whether a version must still be loaded.
+
+        Raises:
+            BadInputError: It is routed with another package.
+        """
+        state, served = self.engine.router.state(model), self.engine.models.get(model)
+        is_same = state.versions.get(version) == package
+        role = state.routes.role_of(version)
         if role and not is_same:
             raise BadInputError(
                 f"version {version} of model {model!r} must keep its package while it takes traffic; got another one "
                 f"for the {role}. The routes stay as they were. Register the package as a version of its own."
             )
+        return not is_same or served is None or version not in served.versions
 
     def state(self, model: str) -> dict[str, Any]:
         """Return what the router and the engine know of a model."""
@@ -246,8 +252,7 @@ class Admin:
         }
 
     async def _run(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        # Not the scoring pool: loading a package or writing the log must not take a thread from requests.
-        return await asyncio.to_thread(function, **arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.engine.loaders, partial(function, **arguments))
 
 
 async def read(request: web.Request, kind: type[Body]) -> Body:

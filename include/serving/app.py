@@ -147,8 +147,7 @@ def _public_kind(error: TradewindError) -> str:
 async def _start(app: web.Application) -> None:
     engine = app[ENGINE]
     engine.log.start()
-    loop = asyncio.get_running_loop()
-    engine.restoring = loop.run_in_executor(engine.pool, engine.restore)  # health answers while versions load
+    engine.start_restoring()  # health answers meanwhile
 
 
 async def _stop(app: web.Application) -> None:
@@ -167,7 +166,7 @@ async def _live(_request: web.Request) -> web.Response:
 
 async def _ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
-    reasons = await asyncio.get_running_loop().run_in_executor(engine.pool, engine.unready)
+    reasons = await asyncio.to_thread(engine.unready)  # not the scoring pool: probes wait for no request
     status = HTTP_UNAVAILABLE if reasons else HTTP_OK
     body: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
     if reasons:

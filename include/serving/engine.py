@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,6 @@ from include.serving.versions import LoadedVersion, load_version, read_registere
 from include.spec import load_spec
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
 
     from include.serving.counters import Counted
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+MAX_LOADING = 32
+"""Threads that read, try out and open versions; a store that hangs holds those of its own versions."""
+
 
 @dataclass(kw_only=True)
 class Engine:
-    """Holds the loaded versions. `score` and `load` run in worker threads, everything else in the event loop.
+    """Holds the loaded versions. `score`, `unready` and what loads run in worker threads, all else in the event loop.
 
     Args:
         router: Routes.
@@ -54,16 +58,18 @@ class Engine:
     num_threads: int
     limits: SandboxLimits = field(default_factory=SandboxLimits)
     models: dict[str, ServedModel] = field(default_factory=dict)
-    restoring: asyncio.Future[None] | None = None
-    is_restored: bool = False
+    restoring: dict[str, asyncio.Future[None]] = field(default_factory=dict)
     pool: ThreadPoolExecutor = field(init=False)
+    loaders: ThreadPoolExecutor = field(init=False)
     _mirror: Mirror = field(init=False)
     _batcher: MicroBatcher = field(init=False)
     _tried_out: set[str] = field(default_factory=set)
+    _trying_out: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Start the worker threads."""
         self.pool = ThreadPoolExecutor(self.num_threads, "score")
+        self.loaders = ThreadPoolExecutor(MAX_LOADING, "load")
         self._batcher = MicroBatcher(
             run=self.score,
             done=self._done,
@@ -78,37 +84,43 @@ class Engine:
         self.pool.shutdown()
         self._mirror.close()
         self.log.close()
+        self.loaders.shutdown(wait=False, cancel_futures=True)
 
-    def restore(self) -> None:
-        """Load every version that the router remembers; one that cannot be loaded keeps no other from serving.
+    def start_restoring(self) -> None:
+        """Begin to load what the router remembers; no model waits for another one's versions."""
+        loop = asyncio.get_running_loop()
+        for model in self.router.states:
+            self.restoring[model] = loop.run_in_executor(self.loaders, self.restore, model)
 
-        A model is served only when all its versions were tried: its routes name several of them.
+    def restore(self, model: str) -> None:
+        """Load every version of a model that the router remembers; one that cannot be loaded keeps no other back.
+
+        The model is served only when all its versions were tried: its routes name several of them.
         """
-        for model, state in self.router.states.items():
-            versions: dict[str, LoadedVersion] = {}
-            failures: dict[str, str] = {}
-            for version, package in state.versions.items():
-                try:
-                    versions[version] = self.load(
-                        model=model, version=version, uri=package["uri"], digest=package["digest"]
-                    )
-                except Exception as error:  # noqa: BLE001 - whatever is wrong with one version, the others are served
-                    _LOG.exception("version %s of model %r could not be restored", version, model)
-                    failures[version] = str(error) if isinstance(error, TradewindError) else repr(error)
-            self._publish(model, versions, failures)
-        self.is_restored = True
+        versions: dict[str, LoadedVersion] = {}
+        failures: dict[str, str] = {}
+        for version, package in self.router.state(model).versions.items():
+            try:
+                versions[version] = self.load(
+                    model=model, version=version, uri=package["uri"], digest=package["digest"]
+                )
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one version, the others are served
+                _LOG.exception("version %s of model %r could not be restored", version, model)
+                failures[version] = str(error) if isinstance(error, TradewindError) else repr(error)
+        self._publish(model, versions, failures)
 
     def try_out(self, *, model: str, version: str, uri: str, digest: str) -> None:
-        """Let a child process load a version first, with its errors, unless one of this digest was loaded before."""
-        known = {package["digest"] for state in self.router.states.values() for package in state.versions.values()}
-        if digest in known | self._tried_out:
+        """Let a child process load a version first, one at a time, unless its digest is known to be good."""
+        if self._is_tried(digest):
             return
         package = read_registered(model=model, version=version, uri=uri, digest=digest)
-        served = self.models.get(model)
-        champion = served.versions.get(served.routes.champion or "") if served else None
-        champion_ms = champion.check_golden()["latency_median_ms"] if champion else None
-        try_out(package, spec=load_spec(model), version=version, limits=self.limits, champion_ms=champion_ms)
-        self._tried_out.add(digest)
+        with self._trying_out:
+            if self._is_tried(digest):
+                return
+            champion = self._champion(model)
+            champion_ms = champion.check_golden()["latency_median_ms"] if champion else None
+            try_out(package, spec=load_spec(model), version=version, limits=self.limits, champion_ms=champion_ms)
+            self._tried_out.add(digest)
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
         """Return a verified version, ready to score; slow, so it runs in a worker."""
@@ -120,10 +132,10 @@ class Engine:
         Raises:
             BadInputError: Its graph, or model.yaml since the champion was loaded, names other inputs, kinds or outputs.
         """
-        served = self.models.get(loaded.model)
-        champion = served.versions.get(served.routes.champion or "") if served else None
-        if served is None or champion is None:
+        champion = self._champion(loaded.model)
+        if champion is None:
             return
+        served = self.models[loaded.model]
         asked = RequestReader.of(load_spec(loaded.model), max_rows=self.max_rows)
         differing = champion.input_kinds.items() ^ loaded.input_kinds.items()
         differing |= served.reader.input_kinds.items() ^ asked.input_kinds.items()
@@ -194,10 +206,11 @@ class Engine:
 
     def unready(self) -> list[str]:
         """Return why the server cannot answer everything that it should; empty: it can."""
-        if not self.is_restored:
-            return ["versions are being restored"]
         reasons = []
         for model, state in self.router.states.items():
+            if model in self.restoring and not self.restoring[model].done():
+                reasons.append(f"model {model!r} is being restored")
+                continue
             served = self.models.get(model)
             loaded = served.versions if served else {}
             reasons += [
@@ -272,6 +285,14 @@ class Engine:
         if old is not None:
             return replace(old, spec=spec, reader=reader)
         return ServedModel(spec=spec, reader=reader, routes=state.routes, revision=state.revision)
+
+    def _champion(self, model: str) -> LoadedVersion | None:
+        served = self.models.get(model)
+        return served.versions.get(served.routes.champion or "") if served else None
+
+    def _is_tried(self, digest: str) -> bool:
+        known = {package["digest"] for state in self.router.states.values() for package in state.versions.values()}
+        return digest in known | self._tried_out
 
     def _delay_ms(self, model: str) -> float:
         served = self.models.get(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +115,28 @@ def test_a_model_is_restored_in_one_step(make: Callable[..., WatchedEngine]) -> 
     engine = make()
     with pytest.raises(ServiceError, match="must be loaded; it is not yet"):
         score(engine)
-    engine.restore()
+    engine.restore(MODEL)
     assert engine.served_before == [set(), set(), set()]
     assert set(engine.models[MODEL].versions) == {"1", "2", "3"}
     assert engine.unready() == []
     assert "2" in score(engine)
+
+
+def test_readiness_waits_for_no_request(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+
+    async def ask() -> dict[str, Any]:
+        app = make_app(engine=engine, admin_token=None, max_body_bytes=1 << 20, admission=Admission())
+        async with TestClient(TestServer(app)) as client:
+            await asyncio.gather(*engine.restoring.values())
+            is_answered = threading.Event()
+            busy = engine.pool.submit(is_answered.wait, 20)
+            answer: dict[str, Any] = await (await client.get("/v2/health/ready")).json()
+            assert not busy.done()
+            is_answered.set()
+            return answer
+
+    assert asyncio.run(ask()) == {"ready": True, "reasons": []}
 
 
 @pytest.mark.parametrize("problem", [OSError("disk gone"), ServiceError("store gone")])
@@ -126,17 +144,16 @@ def test_a_canary_that_is_not_loaded_is_no_canary_that_failed(
     make: Callable[..., WatchedEngine], problem: Exception
 ) -> None:
     engine = make(broken={"2": problem})
-    engine.restore()
+    engine.restore(MODEL)
     assert score(engine) == {"1"}
     assert counted(engine) == {("1", "champion"): (20, 0)}
     assert "gone" in engine.models[MODEL].failures["2"]
-    assert engine.is_restored
     assert engine.unready() == [f"version 2 of model {MODEL!r} is routed and not loaded"]
 
 
 def test_a_champion_that_is_not_loaded_is_named_and_not_counted(make: Callable[..., WatchedEngine]) -> None:
     engine = make(broken={"1": OSError("disk gone"), "2": OSError("disk gone")})
-    engine.restore()
+    engine.restore(MODEL)
     with pytest.raises(ServiceError, match=r"version 1 .* must be loaded to score as champion; it is not"):
         score(engine)
     assert engine.counted(MODEL).windows == {}
@@ -144,7 +161,7 @@ def test_a_champion_that_is_not_loaded_is_named_and_not_counted(make: Callable[.
 
 def test_a_shadow_that_is_not_loaded_is_not_counted(make: Callable[..., WatchedEngine]) -> None:
     engine = make(broken={"3": OSError("disk gone")})
-    engine.restore()
+    engine.restore(MODEL)
     body = json.dumps(infer_body(columns=request_columns(1))).encode()
 
     async def infer() -> None:
@@ -161,7 +178,7 @@ def test_a_model_whose_spec_is_gone_keeps_no_other_from_serving(make: Callable[.
     package = engine.router.state("a_model_of_old").versions["1"]
     engine.router.set_version(MODEL, "1", package)
     engine.router.set_routes(MODEL, Routes(champion="1"))
-    engine.restore()
+    engine.restore(MODEL)
     assert score(engine) == {"1"}
     assert "version 1 of model 'a_model_of_old' is routed and not loaded" in engine.unready()
 
@@ -203,7 +220,7 @@ def test_the_champions_callers_keep_their_inputs(
 
 def test_a_model_yaml_that_asks_callers_for_other_inputs_is_refused_too(make: Callable[..., WatchedEngine]) -> None:
     engine = make()
-    engine.restore()
+    engine.restore(MODEL)
     served = engine.models[MODEL]
     inputs = {name: declared for name, declared in served.reader.inputs.items() if name != "tailnum"}
     engine.models[MODEL] = replace(served, reader=replace(served.reader, inputs=inputs))
@@ -213,7 +230,7 @@ def test_a_model_yaml_that_asks_callers_for_other_inputs_is_refused_too(make: Ca
 
 def test_other_inputs_may_come_when_nothing_is_routed(make: Callable[..., WatchedEngine]) -> None:
     engine = make()
-    engine.restore()
+    engine.restore(MODEL)
     other = replace(engine.models[MODEL].versions["1"], version="4", encoding=other_encoding())
     engine.route(MODEL, Routes())
     engine.require_champions_inputs(other)
@@ -226,7 +243,7 @@ def test_other_inputs_may_come_when_nothing_is_routed(make: Callable[..., Watche
 
 def test_a_version_of_the_same_inputs_is_welcome(make: Callable[..., WatchedEngine]) -> None:
     engine = make()
-    engine.restore()
+    engine.restore(MODEL)
     loaded = replace(engine.models[MODEL].versions["1"], version="4")
     engine.require_champions_inputs(loaded)
     engine.add(loaded)
@@ -247,7 +264,7 @@ async def mirror_for_a_while(scored: Scored, *, is_busy: bool) -> tuple[int, int
 
 def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., WatchedEngine]) -> None:
     engine = make()
-    engine.restore()
+    engine.restore(MODEL)
     scored = one(engine, json.dumps(infer_body(columns=request_columns(1))).encode())
 
     all_scored, none_dropped = asyncio.run(mirror_for_a_while(scored, is_busy=False))
@@ -258,7 +275,7 @@ def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., W
 
 def test_what_is_scored_together_takes_the_time_of_the_whole(make: Callable[..., WatchedEngine]) -> None:
     engine = make(broken={"2": OSError("disk gone")})
-    engine.restore()
+    engine.restore(MODEL)
     body = json.dumps(infer_body(columns=request_columns(2))).encode()
     found = engine.score(MODEL, [Asked(body)] * 3)
     assert len({one.outcomes[0].latency_ms for one in found if not isinstance(one, Exception)}) == 1
