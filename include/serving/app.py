@@ -47,6 +47,8 @@ TRACING: web.AppKey[Tracing | None] = web.AppKey("tracing")
 TRACE = web.RequestKey("trace", Trace)
 JSON_BYTES = "Inference-Header-Content-Length"
 """Header that says how long the JSON of a body is; binary tensors follow it."""
+MAX_DIGITS = 20
+"""More than any length has; Python refuses to make a number of thousands."""
 EXTENSIONS = ("binary_tensor_data", "model_repository", "router", "metrics")
 STATUS_OF = {
     BadInputError: 400,
@@ -228,10 +230,11 @@ async def _score(request: web.Request) -> web.Response:
 
 def _json_bytes(request: web.Request, body: bytes) -> int:
     sent = request.headers[JSON_BYTES]
-    if not (sent.isascii() and sent.isdigit() and 0 < int(sent[:20]) <= len(body)):
+    num_bytes = int(sent) if sent.isascii() and sent.isdigit() and len(sent) <= MAX_DIGITS else 0
+    if not 0 < num_bytes <= len(body):
         what = f"header {JSON_BYTES} must be a number from 1 to the body's {len(body)} bytes; got {sent[:32]!r}"
         raise RequestError(f"{what}. Nothing was scored. Send the length of the JSON.", {JSON_BYTES: what})
-    return int(sent)
+    return num_bytes
 
 
 async def _metrics(request: web.Request) -> web.Response:

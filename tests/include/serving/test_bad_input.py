@@ -95,7 +95,9 @@ def mutation(chance: random.Random) -> tuple[bytes, dict[str, str]]:
     document: Any = infer_body(columns=request_columns(chance.choice((1, 3))), request_id="r", sticky_key="k")
     if chance.random() < 0.5:
         body, size = as_binary(document)
-        headers = {JSON_BYTES: str(chance.choice((size, size, size, size + 1, size - 1, 0, -1, 10**30, "x")))}
+        headers = {
+            JSON_BYTES: str(chance.choice((size, size, size, size + 1, size - 1, 0, -1, 10**30, "9" * 5000, "x")))
+        }
         if chance.random() < 0.5:
             head = json.dumps(spoil_document(chance, json.loads(body[:size]))).encode()
             body, headers = head + body[size:], {JSON_BYTES: str(len(head))}
@@ -150,6 +152,51 @@ def test_admin_calls_take_no_harm_from_odd_bodies(
             assert 400 <= status < 500, (path, odd[:50], answer)
     assert "Traceback" not in champion.log[size:]
     assert champion.client.infer(model=MODEL, columns=request_columns(1))["model_version"] == "1"
+
+
+NINES = "9" * 5000  # more digits than Python makes a number of
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "0", "-1", "+1", "1.0", "1e2", "1_0", " ", "x", "\u0661", "\u00b2", "9" * 30, NINES, "0" * 19 + "1" + NINES],
+)
+def test_a_length_that_is_none_is_refused(
+    champion: RunningModelServer, connection: http.client.HTTPConnection, sent: str
+) -> None:
+    size = len(champion.log)
+    body = json.dumps(infer_body(columns=request_columns(1))).encode()
+    connection.putrequest("POST", INFER)
+    connection.putheader("Content-Length", str(len(body)))
+    connection.putheader(JSON_BYTES, sent.encode())
+    connection.endheaders(body)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    assert (response.status, list(answer["fields"])) == (400, [JSON_BYTES])
+    assert f"must be a number from 1 to the body's {len(body)} bytes; got" in answer["error"]
+    assert "Traceback" not in champion.log[size:]
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, NINES, f"-{NINES}", f"1e{NINES}", "NaN", "Infinity", "\u0661"])
+@pytest.mark.parametrize("at", ["shape", "data", "binary_data_size", "classification"])
+def test_numbers_that_are_none_are_refused(
+    champion: RunningModelServer, connection: http.client.HTTPConnection, at: str, digits: str
+) -> None:
+    size = len(champion.log)
+    document: dict[str, Any] = infer_body(columns=request_columns(1))
+    odd = "odd number"
+    if at == "shape":
+        document["inputs"][0]["shape"] = [odd]
+    elif at == "data":
+        document["inputs"][0]["data"] = [odd]
+    elif at == "binary_data_size":
+        document["inputs"][0]["parameters"] = {at: odd}
+    else:
+        document["outputs"] = [{"name": "probability", "parameters": {at: odd}}]
+    body = json.dumps(document).replace(json.dumps(odd), digits).encode()
+    status, answer = ask(connection, body, {JSON_BYTES: str(len(body))})
+    assert (status, answer["kind"]) == (400, "BadInputError")
+    assert "Traceback" not in champion.log[size:]
 
 
 def test_every_field_that_is_wrong_is_named(connection: http.client.HTTPConnection) -> None:
