@@ -130,8 +130,7 @@ def _app(options: argparse.Namespace) -> web.Application:
     router = Router(path=options.state / "router.json")
     router.restore()
     trust = _trust(options.trusted_key_file)
-    appoint(router, options.champion, trust=trust)
-    journal = _journal(options.state / "journal", router=router)
+    journal = _journal(options.state / "journal", router=router, champions=options.champion, trust=trust)
     log = PredictionLog(
         journal=journal,
         turner=SegmentProcess(storage_root=storage.root),
@@ -173,10 +172,13 @@ def _positive(text: str) -> float:
     return number
 
 
-def _journal(folder: Path, *, router: Router) -> Journal:
-    """Return the opened journal; the time in which no server ran counts for no canary."""
+def _journal(folder: Path, *, router: Router, champions: list[str], trust: Trust | None) -> Journal:
+    """Return the opened journal; what it counted under other routes, and time without a server, count for no canary."""
     journal = Journal(folder=folder)
     last_sign_s = journal.open() or 0.0
+    for model, revision in journal.counters.revisions.items():
+        router.outrun(model, revision=revision)
+    appoint(router, champions, trust=trust)
     for model, state in router.states.items():
         away_s = time.time() - max(last_sign_s, state.changed_at_s)
         journal.counters.pause(model, revision=state.revision, seconds=max(0.0, away_s))

@@ -143,6 +143,11 @@ class RouteCounters:
 
     _models: dict[str, Counted] = field(default_factory=dict)
 
+    @property
+    def revisions(self) -> dict[str, int]:
+        """Model -> revision of the routes that its counters are of."""
+        return {model: found.revision for model, found in self._models.items()}
+
     def add(self, work: Work) -> None:
         """Count one version's work; work that began under earlier routes says nothing about the present ones."""
         found = self._models.get(work.model)

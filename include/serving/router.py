@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -15,6 +16,8 @@ from include.errors import BadInputError, ServiceError, SetupError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
 
 BUCKETS = 1000
 """Requests fall into this many buckets by their key, so a share is a multiple of 0.1 %."""
@@ -165,6 +168,23 @@ class Router:
         if routes == state.routes:
             return
         self._save(model, replace(state, routes=routes, revision=state.revision + 1, changed_at_s=self.now_s()))
+
+    def outrun(self, model: str, *, revision: int) -> None:
+        """Begin a revision of a model's routes above one that they never had, or had before their file was put back.
+
+        What was counted under that one so says nothing about them, now or when they have changed as often.
+        """
+        state = self.state(model)
+        if state.revision >= revision:
+            return
+        _LOG.warning(
+            "routes of model %r are of revision %d, and revision %d was counted: they go on as %d, counted anew",
+            model,
+            state.revision,
+            revision,
+            revision + 1,
+        )
+        self._save(model, replace(state, revision=revision + 1, changed_at_s=self.now_s()))
 
     def _save(self, model: str, state: ModelState) -> None:
         states = {**self.states, model: state}
