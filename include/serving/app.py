@@ -77,7 +77,9 @@ def make_app(
     """Return the application; without a token every admin call is refused, without trust no signature is asked for."""
     admin = Admin(engine, trust)
     as_sent = {"auto_decompress": False}
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[json_errors], handler_args=as_sent)
+    app = web.Application(
+        client_max_size=max_body_bytes, middlewares=[inference_told, json_errors], handler_args=as_sent
+    )
     app[ENGINE], app[ADMISSION], app[TRACING] = engine, admission, tracing
     app.add_routes(
         [
@@ -190,7 +192,11 @@ async def _model_ready(request: web.Request) -> web.Response:
     return web.json_response({"ready": is_ready}, status=HTTP_OK if is_ready else HTTP_UNAVAILABLE)
 
 
-async def _infer(request: web.Request) -> web.StreamResponse:
+@web.middleware
+async def inference_told(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count and trace the answers to inference requests, errors too."""
+    if request.match_info.handler is not _infer:
+        return await handler(request)
     engine = request.app[ENGINE]
     model = request.match_info["model"]
     started = time.perf_counter()
@@ -198,7 +204,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
     tracing = request.app[TRACING]
     trace = request[TRACE] = tracing.begin(request.headers, model=model) if tracing else NO_TRACE
     try:
-        response = await json_errors(request, _score)
+        response = await handler(request)
         return response
     finally:
         trace.end(status=response.status if response else 0)
@@ -207,7 +213,7 @@ async def _infer(request: web.Request) -> web.StreamResponse:
         engine.metrics.answered(model=known, status=response.status if response else 0, seconds=seconds)
 
 
-async def _score(request: web.Request) -> web.Response:
+async def _infer(request: web.Request) -> web.Response:
     engine, admission = request.app[ENGINE], request.app[ADMISSION]
     admission.take()
     body, model, named = await request.read(), request.match_info["model"], request.match_info.get("version")
