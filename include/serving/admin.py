@@ -42,7 +42,7 @@ Body = TypeVar("Body")
 class _Labels(msgspec.Struct, forbid_unknown_fields=True):
     version: str
     champion: str
-    num: Annotated[int, msgspec.Meta(ge=0)]
+    num: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
     total: float
     total_squares: Annotated[float, msgspec.Meta(ge=0)]
 

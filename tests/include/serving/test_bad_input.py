@@ -199,6 +199,17 @@ def test_numbers_that_are_none_are_refused(
     assert "Traceback" not in champion.log[size:]
 
 
+def test_labels_of_more_examples_than_there_are_are_refused(
+    champion: RunningModelServer, connection: http.client.HTTPConnection
+) -> None:
+    labels = {"version": "2", "champion": "1", "num": 10**400, "total": 1.0, "total_squares": 1.0}
+    path = f"/v2/router/{MODEL}/labels/2013-01"
+    connection.request("PUT", path, json.dumps(labels), champion.client.admin_headers())
+    response = connection.getresponse()
+    assert (response.status, "num" in json.loads(response.read())["error"]) == (400, True)
+    assert champion.client.get_routes(model=MODEL)["labels"] == {}
+
+
 def test_every_field_that_is_wrong_is_named(connection: http.client.HTTPConnection) -> None:
     columns = {**request_columns(2), "carrier": ["AA", None], "distance": ["a", "b"]}
     document = {**infer_body(columns=columns), "parameters": {"sticky_key": "k"}}
