@@ -167,10 +167,14 @@ class Rollout:
         state, known = self.target.read(model=self.model), champion_of(self.ledger, self.model)
         if found and state.champion == found != known:
             raise refusals.cut_off(self.model, found)
+        entry = self._take_out(found, state, known=known) if found not in ("", state.champion) else None
         # A promotion may have been cut off before its alias.
         align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
-        if found in ("", state.champion):
-            return None
+        if entry is not None:  # last: by the alias a repetition finds the version again
+            drop_challenger(self.tracking_uri, model=self.model, version=found)
+        return entry
+
+    def _take_out(self, found: str, state: RolloutState, *, known: str | None) -> Entry:
         self.target.withdraw(model=self.model, version=found)
         failed = failed_stages(self.ledger, self.model, run_key=self.run_key, version=found)
         reasons = failed[-1].evidence["reasons"] if failed else ["a task of the rollout failed; its log says why"]
@@ -181,10 +185,9 @@ class Rollout:
             "decided_by": [entry.seq for entry in failed],
         }
         entry = self._record("roll_back", found, evidence)
-        if found in state.loaded and found != former_champion(self.ledger, self.model):
+        kept = (champion_of(self.ledger, self.model), former_champion(self.ledger, self.model))
+        if found in state.loaded and found not in kept:
             self.target.remove(model=self.model, version=found)
-        # Last: by the alias a repetition finds the version again.
-        drop_challenger(self.tracking_uri, model=self.model, version=found)
         return entry
 
     def roll_back(self, to_version: str | None = None, *, reason: str = "") -> Entry:

@@ -633,6 +633,11 @@ def run_as_the_dag_does(stages: Stages, version: str, *, countdown: Countdown) -
         stages.of().withdraw(version)
 
 
+def served(stages: Stages) -> list[tuple[str, str]]:
+    """Return who serves, as the ledger has it."""
+    return [(one.version, one.role) for one in serving_at(stages.world.ledger, MODEL, datetime.now(UTC))]
+
+
 def went_back(stages: Stages, versions: Sequence[str], *, before_call: int) -> bool:
     """Roll back before one of the calls of a rollout; return False if it ended before that."""
     world, (first, _, third) = stages.world, versions
@@ -666,3 +671,19 @@ def test_a_rollback_wins_at_any_moment_of_a_rollout(stages: Stages) -> None:
 @pytest.mark.chaos
 def test_a_rollback_wins_at_each_moment_of_a_rollout(stages: Stages) -> None:
     assert all_points(stages, step=1) > 25
+
+
+def test_a_challenger_is_withdrawn_without_mlflow_and_the_next_try_mends_the_aliases(stages: Stages) -> None:
+    world = stages.world
+    first, second = stages.champion(), world.register()
+    stages.of().deploy(None)
+    stages.of().shift(second, share_pct=50)
+    set_alias(world.mlflow_url, model=MODEL, alias="champion", version=second)  # as a promotion that was cut off may
+    for _ in range(2):
+        with pytest.raises(ServiceError, match=r"MLflow at .* must answer"):
+            replace(stages.of(), tracking_uri="http://127.0.0.1:9").withdraw(second)
+        assert (world.state.champion, world.state.canary, world.state.loaded) == (first, None, {first})
+        assert served(stages) == [(first, "champion")]
+    stages.of().withdraw(second)
+    assert (world.alias("champion"), world.alias("challenger")) == (first, None)
+    assert kinds(world).count(("roll_back", second)) == 1
