@@ -1,18 +1,23 @@
-"""What a deployment found, and where a version comes from."""
+"""What a deployment does before any traffic, what it finds, and where a version comes from."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.rollout import refusals
+from include.rollout.history import champion_of
 from include.rollout.planning import plan_rollout
+from include.rollout.target import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from include.registry.models import ModelVersion
     from include.rollout.decision import RolloutState
+    from include.rollout.ledger import Ledger
+    from include.rollout.target import DeploymentTarget
     from include.spec import RolloutSpec
 
 TRACED_TAGS = ("window_start", "window_end", "job_key", "commit", "dag_id", "dag_run_id", "digest")
@@ -44,6 +49,44 @@ class Deployment:
     def has_rivals(self) -> bool:
         """Whether there is anything for shadow and canary to compare."""
         return not (self.is_bootstrap or self.is_champion)
+
+
+def known_champion(ledger: Ledger, model: str, *, routed: str) -> str:
+    """Return the champion by ledger and routes.
+
+    Raises:
+        SetupError: They name different ones.
+    """
+    recorded = champion_of(ledger, model)
+    if recorded != routed:
+        raise refusals.unknown_champion(model, routed=routed, recorded=recorded)
+    return recorded
+
+
+def require_as_recent(challenger: ModelVersion, champion: ModelVersion, *, force: bool) -> None:
+    """Refuse a challenger that knows less recent data than the champion, unless that is wanted."""
+    if not force and challenger.tags.get("window_end", "") < champion.tags.get("window_end", ""):
+        raise refusals.too_old(challenger, champion)
+
+
+def load_checked(target: DeploymentTarget, version: ModelVersion) -> dict[str, Any]:
+    """Load a registered version without any traffic, and return how it scores its golden rows.
+
+    Raises:
+        GateError: Otherwise than its training recorded.
+    """
+    artifact = Artifact(
+        model=version.name,
+        version=version.version,
+        uri=version.source,
+        digest=version.tags.get("digest", ""),
+        signature=version.tags.get("signature", ""),
+    )
+    target.deploy(artifact)
+    golden = target.check(model=version.name, version=version.version)
+    if not golden.passed:
+        raise refusals.golden_differ(version.name, version.version, golden)
+    return asdict(golden)
 
 
 def plan_of(rollout: RolloutSpec, state: RolloutState) -> tuple[dict[str, Any], ...]:

@@ -5,14 +5,14 @@ Where a rollout stands is in the target's routes, never in a worker; what was de
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.registry.models import CHALLENGER, get_alias, get_version
 from include.rollout import refusals
 from include.rollout.aliases import align_champion, drop_challenger
 from include.rollout.decision import Verdict
-from include.rollout.deployment import Deployment, plan_of, trace_of
+from include.rollout.deployment import Deployment, known_champion, load_checked, plan_of, require_as_recent, trace_of
 from include.rollout.history import (
     begun_of,
     champion_of,
@@ -22,7 +22,6 @@ from include.rollout.history import (
     was_taken_out,
     way_back,
 )
-from include.rollout.target import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,8 +83,10 @@ class Rollout:
         challenger = self.challenger(version)
         state = self._with_champion(self.target.read(model=self.model))
         if state.champion not in (None, challenger.version):
-            self._require_comparable(challenger, champion=str(state.champion), force=force)
-        golden = self._load(challenger)
+            champion = known_champion(self.ledger, self.model, routed=str(state.champion))
+            served = get_version(self.tracking_uri, model=self.model, version=champion)
+            require_as_recent(challenger, served, force=force)
+        golden = load_checked(self.target, challenger)
         deployment = Deployment(
             version=challenger.version,
             champion=state.champion,
@@ -140,7 +141,7 @@ class Rollout:
         promoted = get_version(self.tracking_uri, model=self.model, version=version)
         if state.champion != version:
             self._require_passed(version, state)
-        golden = self._load(promoted)
+        golden = load_checked(self.target, promoted)
         self.target.promote(model=self.model, version=version, if_revision=state.revision)
         previous = newest.evidence["champion"] if newest else None
         entry = takeover_of(self.ledger, self.model, version) if previous == version else None
@@ -210,7 +211,7 @@ class Rollout:
         state = self.target.read(model=self.model)
         former = to_version or way_back(self.ledger, self.model, routed=state.champion)
         if former not in state.loaded:
-            self._load(get_version(self.tracking_uri, model=self.model, version=former))
+            load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=former))
         self.target.promote(model=self.model, version=former)  # whatever the routes have become meanwhile
         left = champion if state.champion == former else state.champion
         evidence = {"champion": former, "previous": left, "reasons": [reason or "no reason given"]}
@@ -225,23 +226,9 @@ class Rollout:
         known = champion_of(self.ledger, self.model)
         if known is None:
             return state
-        self._load(get_version(self.tracking_uri, model=self.model, version=known))
+        load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=known))
         self.target.promote(model=self.model, version=known)
         return self.target.read(model=self.model)
-
-    def _load(self, version: ModelVersion) -> dict[str, Any]:
-        artifact = Artifact(
-            model=self.model,
-            version=version.version,
-            uri=version.source,
-            digest=version.tags.get("digest", ""),
-            signature=version.tags.get("signature", ""),
-        )
-        self.target.deploy(artifact)
-        golden = self.target.check(model=self.model, version=version.version)
-        if not golden.passed:
-            raise refusals.golden_differ(self.model, version.version, golden)
-        return asdict(golden)
 
     def _start(self, deployment: Deployment, *, state: RolloutState, evidence: Mapping[str, Any]) -> None:
         left_over = {state.canary, state.shadow} - {None}
@@ -257,15 +244,6 @@ class Rollout:
         if has_shadow:
             started = {"champion": deployment.champion, "state": "started", "approved_by": evidence["approved_by"]}
             self._record("shadow", deployment.version, started, step="started")
-
-    def _require_comparable(self, challenger: ModelVersion, *, champion: str, force: bool) -> None:
-        """Refuse to compare with a champion that the ledger does not have, or that knows newer data."""
-        recorded = champion_of(self.ledger, self.model)
-        if recorded != champion:
-            raise refusals.unknown_champion(self.model, routed=champion, recorded=recorded)
-        served = get_version(self.tracking_uri, model=self.model, version=champion)
-        if not force and challenger.tags.get("window_end", "") < served.tags.get("window_end", ""):
-            raise refusals.too_old(challenger, served)
 
     def _require_passed(self, version: str, state: RolloutState) -> None:
         """Refuse to promote a version that does not take part as its last stage wants."""
