@@ -26,8 +26,9 @@ class PromoteModelOperator(RolloutOperator):
         ledger_conn_id: Connection of the ledger.
 
     Returns:
-        `model`, `version`, `outcome` (bootstrap or promote), `previous` (version or None), `ledger_seq`; the events of
-        the outlets `<model>.champion` and `<model>.closed` carry the same.
+        `model`, `version`, `outcome` (bootstrap, promote, or roll_back: that made it champion already), `previous`
+        (version or None), `ledger_seq`; the events of the outlets `<model>.champion` and `<model>.closed` carry the
+        same.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("version", "approved_by")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.errors import NotFoundError
 from include.rollout.decision import Verdict
 
 if TYPE_CHECKING:
@@ -61,35 +60,31 @@ def champion_of(ledger: Ledger, model: str) -> str | None:
 
 
 def takeover_of(ledger: Ledger, model: str, version: str) -> Entry | None:
-    """Return the newest entry by which a version took over from another one, or as the first."""
-    return ledger.newest(model, "bootstrap", "promote", subject=version)
+    """Return the newest entry by which a version was promoted; of one that never was, the first that went back to it.
+
+    Later entries that went back to it name as `previous` a version that was left, which is no way back.
+    """
+    promoted = ledger.newest(model, "bootstrap", "promote", subject=version)
+    if promoted is not None:
+        return promoted
+    installed = (
+        e for e in ledger.entries(model, "roll_back") if e.subject == version and "withdrawn" not in e.evidence
+    )
+    return next(installed, None)
 
 
 def former_champion(ledger: Ledger, model: str) -> str | None:
-    """Return the version that the present champion replaced when it was promoted, None if it was the first.
+    """Return the version that the present champion replaced when it first took over, None if it was the first.
 
     Going back twice goes back two versions, never forward again to the one that was just left.
     """
-    champion = champion_of(ledger, model)
+    return replaced_by(ledger, model, champion_of(ledger, model))
+
+
+def replaced_by(ledger: Ledger, model: str, champion: str | None) -> str | None:
+    """Return the version that a champion replaced, None if it was the first or never was one."""
     takeover = takeover_of(ledger, model, champion) if champion else None
     return takeover.evidence["previous"] if takeover else None
-
-
-def way_back(ledger: Ledger, model: str, *, routed: str | None) -> str:
-    """Return the version that a roll-back from the version that the routes name goes back to.
-
-    Raises:
-        NotFoundError: There was no champion before.
-    """
-    champion, before = champion_of(ledger, model), former_champion(ledger, model)
-    if champion is not None and routed not in (None, champion, before):
-        return champion  # the ledger does not know the version that serves: its promotion was cut off
-    if before is None:
-        raise NotFoundError(
-            f"model {model!r} must have had a champion before v{champion} to go back to; got none in the ledger. The "
-            "routes stay as they were. Trigger with the parameter `version`, or deploy another one."
-        )
-    return before
 
 
 def begun_of(ledger: Ledger, model: str, *, run_key: str, version: str) -> Entry | None:
@@ -99,11 +94,15 @@ def begun_of(ledger: Ledger, model: str, *, run_key: str, version: str) -> Entry
 
 
 def was_taken_out(ledger: Ledger, begun: Entry) -> bool:
-    """Return whether, since its rollout began, a version was taken out, or all requests went back to another one."""
-    taken_out = ledger.newest(begun.model, "roll_back")
-    if taken_out is None or taken_out.seq < begun.seq:
-        return False
-    return taken_out.evidence.get("withdrawn") in (None, begun.subject)
+    """Return whether, since its rollout began, a version was taken out, or any version took over."""
+    ends = (ledger.newest(begun.model, "roll_back", subject=begun.subject), ledger.takeover(begun.model))
+    return any(end is not None and end.seq > begun.seq for end in ends)
+
+
+def is_rolled_out(ledger: Ledger, model: str, version: str) -> bool:
+    """Return whether the newest rollout is that of a version, which was neither taken out nor ended by a takeover."""
+    begun = ledger.newest(model, "deploy")
+    return begun is not None and begun.subject == version and not was_taken_out(ledger, begun)
 
 
 def failed_stages(ledger: Ledger, model: str, *, run_key: str, version: str) -> list[Entry]:
@@ -119,10 +118,15 @@ def failed_stages(ledger: Ledger, model: str, *, run_key: str, version: str) -> 
 
 
 def _rival_at(ledger: Ledger, model: str, *, after: int, until: int) -> Entry | None:
-    """Return the entry by which a challenger got its shadow or share, unless it was taken out since."""
+    """Return the entry by which a challenger got its shadow or share, unless it was taken out since.
+
+    A rollout that begins takes out what an earlier one left.
+    """
+    begun = ledger.newest(model, "deploy", until=until)
+    after = max(after, begun.seq if begun else 0)
     steps = (_newest_start(ledger, model, kind, after=after, until=until) for kind in ("shadow", "canary_step"))
     newest = max((step for step in steps if step), key=lambda step: step.seq, default=None)
-    taken_out = ledger.newest(model, "roll_back", until=until)
+    taken_out = ledger.newest(model, "roll_back", subject=newest.subject, until=until) if newest else None
     return None if newest is None or (taken_out and taken_out.seq > newest.seq) else newest
 
 

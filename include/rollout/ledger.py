@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
-from include.rollout.ledger_file import TAKEOVER, open_ledger, write_alone
+from include.rollout.ledger_file import TAKEOVER, TURN, open_ledger, write_alone
 
 if TYPE_CHECKING:
     import sqlite3
@@ -79,19 +79,19 @@ class Ledger:
     ) -> Entry:
         """Record a decision once and return its entry; an equal `key` returns the entry that is already there.
 
-        With `after`, the model's newest takeover must still be at that position, 0 for none.
+        With `after`, the model's newest turn must still be at that position (see `turn_seq`).
 
         Raises:
             BadInputError: `evidence` is not JSON-able, or `key` belongs to another model, kind or subject.
-            ServiceError: Another process held the file for longer than 30 s, or the disk refused the write, or another
-                version took over meanwhile.
+            ServiceError: Another process held the file for longer than 30 s, or the disk refused the write, or there
+                was another turn meanwhile.
         """
         with open_ledger(self.path) as connection, write_alone(connection):
             row = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - a constant
             if row is not None:
                 return _require_same(_entry(row), model=model, kind=kind, subject=subject)
             if after is not None:
-                _require_newest_takeover(connection, model, after)
+                _require_newest_turn(connection, model, after)
             seq, previous_hash, earliest = connection.execute(_LAST).fetchone() or (0, GENESIS, "")
             seq += 1
             at = max(_text(self.now()), earliest)  # a clock that was set back puts no entry before the one it follows
@@ -131,6 +131,11 @@ class Ledger:
         """Return the newest entry by which a version took over; its evidence names the `champion`."""
         until = _LAST_SEQ if until is None else until
         return self._first(f"model = ? AND seq <= ? AND {TAKEOVER} ORDER BY seq DESC", model, until)
+
+    def turn_seq(self, model: str) -> int:
+        """Return the position of the newest entry by which a version took over or was taken out, 0 without one."""
+        with open_ledger(self.path) as connection:
+            return _turn_seq(connection, model)
 
     def position_at(self, when: datetime) -> int:
         """Return the position of the newest entry that was recorded at a moment or before it, 0 without one."""
@@ -216,13 +221,17 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     )
 
 
-def _require_newest_takeover(connection: sqlite3.Connection, model: str, after: int) -> None:
-    query = f"SELECT ifnull(max(seq), 0) FROM entries WHERE model = ? AND {TAKEOVER}"  # noqa: S608 - a constant
-    (found,) = connection.execute(query, (model,)).fetchone()
+def _turn_seq(connection: sqlite3.Connection, model: str) -> int:
+    query = f"SELECT ifnull(max(seq), 0) FROM entries WHERE model = ? AND {TURN}"  # noqa: S608 - a constant
+    return int(connection.execute(query, (model,)).fetchone()[0])
+
+
+def _require_newest_turn(connection: sqlite3.Connection, model: str, after: int) -> None:
+    found = _turn_seq(connection, model)
     if found != after:
         raise ServiceError(
-            f"the newest takeover of {model!r} must still be entry {after} of the ledger; got {found}: somebody else "
-            "decided meanwhile. Nothing was recorded. A retry reads the routes anew."
+            f"the newest takeover or withdrawal of {model!r} must still be entry {after} of the ledger; got {found}: "
+            "somebody else decided meanwhile. Nothing was recorded. A retry reads the routes anew."
         )
 
 

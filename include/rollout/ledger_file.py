@@ -13,7 +13,10 @@ from include.errors import CorruptArtifactError, ServiceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TAKEOVER = """kind IN ('bootstrap', 'promote', 'roll_back')
+TURN = "kind IN ('bootstrap', 'promote', 'roll_back')"
+"""SQL: by the entry a version took over, or was taken out."""
+
+TAKEOVER = f"""{TURN}
     AND json_extract(body, '$.evidence.champion') IS NOT NULL AND json_extract(body, '$.evidence.withdrawn') IS NULL"""
 """SQL: a version took over by the entry; taking a challenger out only repeats who serves anyway."""
 

@@ -44,14 +44,13 @@ class LocalTarget:
         """Return the router's state of a model."""
         return read_state(self.client.get_routes(model=model))
 
-    def set_shadow(self, *, model: str, version: str | None) -> None:
+    def set_shadow(self, *, model: str, version: str | None, if_revision: int | None = None) -> None:
         """Mirror the champion's requests to a version."""
-        self._route(model, self.read(model=model), shadow=version)
+        self._route(model, self._read(model, if_revision), shadow=version)
 
     def set_share(self, *, model: str, version: str, share_pct: float, if_revision: int | None = None) -> None:
         """Give a share of the requests to a version."""
-        now = self.read(model=model)
-        now = now if if_revision is None else replace(now, revision=if_revision)
+        now = self._read(model, if_revision)
         shadow = None if now.shadow == version else now.shadow
         self._route(model, now, canary=version, canary_share_pct=share_pct, shadow=shadow)
 
@@ -72,6 +71,11 @@ class LocalTarget:
     def remove(self, *, model: str, version: str) -> None:
         """Unload a version."""
         self.client.unload(model=model, version=version)
+
+    def _read(self, model: str, if_revision: int | None) -> RolloutState:
+        """Return the state, as of the revision that a change is decided on if there is one."""
+        now = self.read(model=model)
+        return now if if_revision is None else replace(now, revision=if_revision)
 
     def _route(self, model: str, now: RolloutState, **changes: Any) -> None:
         """Replace the routes that were read as `now`, unless somebody else changed them meanwhile."""

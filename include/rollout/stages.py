@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.errors import ServiceError
 from include.registry.models import CHALLENGER, get_alias, get_version
 from include.rollout import refusals
 from include.rollout.aliases import align_champion, drop_challenger
@@ -20,8 +21,8 @@ from include.rollout.history import (
     former_champion,
     takeover_of,
     was_taken_out,
-    way_back,
 )
+from include.rollout.way_back import find_way_back
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,10 +78,11 @@ class Rollout:
         Raises:
             NotFoundError: There is no such version.
             CorruptArtifactError: Its package does not match its digest, or its graph crashes, hangs or does not run.
-            GateError: It scores its golden rows differently, or knows less recent data than the champion.
+            GateError: It scores its golden rows differently, knows less recent data than the champion, or was taken out
+                of the rollout meanwhile.
             SetupError: The ledger does not know the champion.
         """
-        challenger = self.challenger(version)
+        challenger, after = self.challenger(version), self.ledger.turn_seq(self.model)
         state = self._with_champion(self.target.read(model=self.model))
         if state.champion not in (None, challenger.version):
             champion = known_champion(self.ledger, self.model, routed=str(state.champion))
@@ -96,7 +98,8 @@ class Rollout:
             plan=() if state.champion in (None, challenger.version) else plan_of(self.spec.rollout, state),
         )
         if deployment.has_rivals:
-            self._start(deployment, state=state, evidence={"approved_by": approved_by, **trace_of(challenger)})
+            evidence = {"approved_by": approved_by, **trace_of(challenger)}
+            self._start(deployment, state=state, evidence=evidence, after=after)
         return deployment
 
     def shift(self, version: str, *, share_pct: float) -> None:
@@ -106,6 +109,7 @@ class Rollout:
             GateError: The version was taken out of the rollout meanwhile.
             ServiceError: The routes changed at the same moment; a retry sees how.
         """
+        after = self.ledger.turn_seq(self.model)
         state = self.target.read(model=self.model)
         if state.champion == version:
             return
@@ -114,7 +118,8 @@ class Rollout:
         self._require_begun(version, state, is_routed=is_first or version in (state.canary, state.shadow))
         self.target.set_share(model=self.model, version=version, share_pct=share_pct, if_revision=state.revision)
         evidence = {"share_pct": share_pct, "state": "started", "champion": state.champion}
-        self._record("canary_step", version, {**evidence, "approved_by": self._approval(version)}, step="started")
+        evidence["approved_by"] = self._approval(version)
+        self._record_routed("canary_step", version, evidence, step="started", after=after)
 
     def settle(self, version: str, decision: Decision, *, stage: Stage, share_pct: float) -> None:
         """Record how a stage ended; return for a pass.
@@ -136,7 +141,7 @@ class Rollout:
             GateError: The version was taken out of the rollout meanwhile.
             ServiceError: The routes changed, or another version took over, at the same moment; a retry sees how.
         """
-        state = self.target.read(model=self.model)
+        state, after = self.target.read(model=self.model), self.ledger.turn_seq(self.model)
         newest = self.ledger.takeover(self.model)
         promoted = get_version(self.tracking_uri, model=self.model, version=version)
         if state.champion != version:
@@ -149,16 +154,16 @@ class Rollout:
             approved_by = approved_by or self._approval(version)
             evidence = {"champion": version, "previous": previous, "approved_by": approved_by, "golden": golden}
             kind, evidence = "bootstrap" if previous is None else "promote", {**evidence, **trace_of(promoted)}
-            entry = self._record(kind, version, evidence, after=newest.seq if newest else 0)
+            entry = self._record(kind, version, evidence, after=after)
         align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
         drop_challenger(self.tracking_uri, model=self.model, version=version)
         self._remove_all_but(version, entry.evidence["previous"])
         return entry
 
     def withdraw(self, version: str | None) -> Entry | None:
-        """Take a challenger out of the traffic; the champion stays. Without a version, the one with the alias.
+        """Take a challenger out: routes, then ledger, then aliases. Without a version, the one that the alias names.
 
-        There may be nothing to take out, no challenger or only the champion itself: then nothing is recorded.
+        The champion stays. With nothing to take out, no challenger or only the champion, nothing is recorded.
 
         Raises:
             SetupError: The version answers all requests, but its promotion was cut off before the ledger knew.
@@ -207,16 +212,16 @@ class Rollout:
         return done
 
     def _go_back(self, to_version: str | None, *, reason: str, key: str) -> Entry:
-        champion = champion_of(self.ledger, self.model)
         state = self.target.read(model=self.model)
-        former = to_version or way_back(self.ledger, self.model, routed=state.champion)
-        if former not in state.loaded:
-            load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=former))
-        self.target.promote(model=self.model, version=former)  # whatever the routes have become meanwhile
-        left = champion if state.champion == former else state.champion
-        evidence = {"champion": former, "previous": left, "reasons": [reason or "no reason given"]}
+        way = find_way_back(
+            self.ledger, self.model, routed=state.champion, wanted=to_version, actor=self.actor, key=f"{key}:way"
+        )
+        if way.to not in state.loaded:
+            load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=way.to))
+        self.target.promote(model=self.model, version=way.to)  # whatever the routes have become meanwhile
+        evidence = {"champion": way.to, "previous": way.left, "reasons": [reason or "no reason given"]}
         return self.ledger.append(
-            model=self.model, kind="roll_back", subject=former, evidence=evidence, actor=self.actor, key=key
+            model=self.model, kind="roll_back", subject=way.to, evidence=evidence, actor=self.actor, key=key
         )
 
     def _with_champion(self, state: RolloutState) -> RolloutState:
@@ -230,20 +235,23 @@ class Rollout:
         self.target.promote(model=self.model, version=known)
         return self.target.read(model=self.model)
 
-    def _start(self, deployment: Deployment, *, state: RolloutState, evidence: Mapping[str, Any]) -> None:
+    def _start(self, deployment: Deployment, *, state: RolloutState, evidence: Mapping[str, Any], after: int) -> None:
         left_over = {state.canary, state.shadow} - {None}
         if state.canary is None:
             left_over -= {deployment.version}  # the shadow that an earlier try of this task started goes on
         for version in left_over:
             self.target.withdraw(model=self.model, version=str(version))
         has_shadow = self.spec.rollout.has_shadow
+        now = self.target.read(model=self.model)
+        if now.champion != deployment.champion:
+            raise refusals.withdrawn(self.model, deployment.version, now)
         if has_shadow:
-            self.target.set_shadow(model=self.model, version=deployment.version)
+            self.target.set_shadow(model=self.model, version=deployment.version, if_revision=now.revision)
         begun = {"champion": deployment.champion, "golden": deployment.golden, "plan": deployment.plan}
-        self._record("deploy", deployment.version, {**begun, **evidence})
+        self._record_routed("deploy", deployment.version, {**begun, **evidence}, after=after)
         if has_shadow:
             started = {"champion": deployment.champion, "state": "started", "approved_by": evidence["approved_by"]}
-            self._record("shadow", deployment.version, started, step="started")
+            self._record_routed("shadow", deployment.version, started, step="started", after=after)
 
     def _require_passed(self, version: str, state: RolloutState) -> None:
         """Refuse to promote a version that does not take part as its last stage wants."""
@@ -266,6 +274,18 @@ class Rollout:
     def _remove_all_but(self, *kept: str | None) -> None:
         for version in sorted(self.target.read(model=self.model).loaded - set(kept)):
             self.target.remove(model=self.model, version=version)
+
+    def _record_routed(
+        self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "", after: int
+    ) -> None:
+        """Record what a version was just routed as, unless there was another turn since: then take it out again."""
+        try:
+            self._record(kind, version, evidence, step=step, after=after)
+        except ServiceError:
+            if self.ledger.turn_seq(self.model) == after:
+                raise
+            self.target.withdraw(model=self.model, version=version)
+            raise refusals.withdrawn(self.model, version, self.target.read(model=self.model)) from None
 
     def _record(
         self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "", after: int | None = None

@@ -100,7 +100,7 @@ class DeploymentTarget(Protocol):
     def read(self, *, model: str) -> RolloutState:
         """Return routes and counters; a model that was never deployed has none."""
 
-    def set_shadow(self, *, model: str, version: str | None) -> None:
+    def set_shadow(self, *, model: str, version: str | None, if_revision: int | None = None) -> None:
         """Send copies of all requests to a version that answers nobody; None ends that.
 
         Raises:

@@ -100,7 +100,7 @@ class KServeTarget:
             loaded=routes.loaded,
         )
 
-    def set_shadow(self, *, model: str, version: str | None) -> None:
+    def set_shadow(self, *, model: str, version: str | None, if_revision: int | None = None) -> None:  # noqa: ARG002 - none to change
         """Refuse: KServe has no shadow.
 
         Raises:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.rollout.history import champion_of, failed_stages, former_champion, serving_at, takeover_of
+from include.rollout.history import (
+    champion_of,
+    failed_stages,
+    former_champion,
+    is_rolled_out,
+    serving_at,
+    takeover_of,
+    was_taken_out,
+)
 from include.rollout.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -76,6 +84,39 @@ def test_a_challenger_that_was_taken_out_serves_no_more(written: Written) -> Non
     assert champion_of(written.ledger, "m") == "1"
 
 
+def test_a_challenger_serves_until_it_is_taken_out_itself(written: Written) -> None:
+    written.note("bootstrap", "1", champion="1", previous=None)
+    written.note("deploy", "2", champion="1")
+    written.note("canary_step", "2", state="started", share_pct=10)
+    written.note("roll_back", "3", champion="1", withdrawn="3")
+    written.note("deploy", "4", champion="1")
+
+    assert written.serving(4) == [("1", "champion", 90), ("2", "canary", 10)]
+    assert written.serving(5) == [("1", "champion", 100)]  # the rollout that begins took it out
+
+
+def test_a_rollout_ends_when_its_version_is_taken_out_or_another_one_takes_over(written: Written) -> None:
+    def is_over() -> list[bool]:
+        begun = written.ledger.newest("m", "deploy", subject="2")
+        assert begun is not None
+        return [was_taken_out(written.ledger, begun), not is_rolled_out(written.ledger, "m", "2")]
+
+    def begin() -> None:
+        written.note("deploy", "2", champion="1")
+        assert is_over() == [False, False]
+
+    begin()
+    written.note("roll_back", "2", champion="1", withdrawn="2")
+    written.note("roll_back", "3", champion="1", withdrawn="3")
+    assert is_over() == [True, True]
+    begin()
+    written.note("promote", "4", champion="4", previous="1")
+    assert is_over() == [True, True]
+    begin()
+    written.note("deploy", "3", champion="1")
+    assert is_over() == [False, True]
+
+
 def test_the_origin_is_told_for_champion_and_canary(written: Written) -> None:
     roll_out(written)
     champion, canary = serving_at(written.ledger, "m", START + timedelta(hours=4))
@@ -100,6 +141,16 @@ def test_going_back_twice_goes_back_two_versions(written: Written) -> None:
     taken_over = takeover_of(written.ledger, "m", "2")
     assert taken_over is not None
     assert taken_over.kind == "promote"
+
+
+def test_a_version_that_only_a_rollback_installed_goes_back_to_the_one_it_replaced_first(written: Written) -> None:
+    written.note("bootstrap", "1", champion="1", previous=None)
+    written.note("roll_back", "5", champion="1", withdrawn="5")
+    written.note("roll_back", "5", champion="5", previous="1")
+    assert former_champion(written.ledger, "m") == "1"
+    written.note("promote", "6", champion="6", previous="5")
+    written.note("roll_back", "5", champion="5", previous="6")
+    assert former_champion(written.ledger, "m") == "1"
 
 
 def test_failed_stages_of_one_run_come_oldest_first(written: Written) -> None:

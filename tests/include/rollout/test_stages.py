@@ -652,11 +652,14 @@ def went_back(stages: Stages, versions: Sequence[str], *, before_call: int) -> b
     expected = third if began_beside == back == [first] else back[0]
     assert (state.champion, state.canary, state.shadow) == (expected, None, None), f"before call {before_call}"
     assert champion_of(world.ledger, MODEL) == world.alias("champion") == expected, f"before call {before_call}"
+    assert served(stages) == [(expected, "champion")], f"before call {before_call}"
     return True
 
 
-def all_points(stages: Stages, step: int) -> int:
+def all_points(stages: Stages, rolled_out: str, *, step: int) -> int:
     versions = [stages.world.register() for _ in range(3)]
+    if rolled_out == "former":
+        versions[2] = versions[0]
     for number, call in enumerate(range(0, 200, step)):
         anew(stages, str(call), *versions[:2])
         if not went_back(stages, versions, before_call=call):
@@ -664,13 +667,105 @@ def all_points(stages: Stages, step: int) -> int:
     raise AssertionError("a rollout has fewer calls")
 
 
-def test_a_rollback_wins_at_any_moment_of_a_rollout(stages: Stages) -> None:
-    assert all_points(stages, step=5) > 5
+@pytest.mark.parametrize("rolled_out", ["new", "former"])
+def test_a_rollback_wins_at_any_moment_of_a_rollout(stages: Stages, rolled_out: str) -> None:
+    assert all_points(stages, rolled_out, step=5) > 5
 
 
 @pytest.mark.chaos
-def test_a_rollback_wins_at_each_moment_of_a_rollout(stages: Stages) -> None:
-    assert all_points(stages, step=1) > 25
+@pytest.mark.parametrize("rolled_out", ["new", "former"])
+def test_a_rollback_wins_at_each_moment_of_a_rollout(stages: Stages, rolled_out: str) -> None:
+    assert all_points(stages, rolled_out, step=1) > 25
+
+
+@pytest.mark.parametrize("meanwhile", ["rolled back", "withdrawn"])
+@pytest.mark.parametrize(("stage", "num_recorded"), [("deploy", 0), ("deploy", 1), ("shift", 0)])
+def test_a_version_taken_out_before_its_traffic_is_recorded_is_recorded_no_more(
+    stages: Stages, stage: str, num_recorded: int, meanwhile: str
+) -> None:
+    first, second, third = (stages.world.register() for _ in range(3))
+    anew(stages, "ledger", first, second)
+    if stage == "shift":
+        stages.of().deploy(third)
+    other = stages.of("other")
+    happen = other.roll_back if meanwhile == "rolled back" else partial(other.withdraw, third)
+    countdown = Countdown(num_recorded, happen, counting=("append",))
+    with stages.counted(countdown) as rollout, pytest.raises(GateError, match="it was taken out, or another version"):
+        STAGES[stage](rollout, version=third)
+    champion = first if meanwhile == "rolled back" else second
+    state = stages.world.state
+    assert (state.champion, state.canary, state.shadow) == (champion, None, None)
+    assert served(stages) == [(champion, "champion")]
+
+
+def test_a_canary_that_comes_after_the_routes_of_a_rollback_is_taken_out_again(stages: Stages) -> None:
+    """A roll-back to the version that serves anyway changes no routes, so only the ledger tells."""
+    stages = stages.with_strategy("canary")
+    first, second = stages.champion(), stages.world.register()
+    stages.of().deploy(None)
+    countdown = Countdown(0, partial(stages.of("rollback").roll_back, first), counting=("set_share",))
+    with stages.counted(countdown) as rollout, pytest.raises(GateError, match="must still be in the rollout"):
+        rollout.shift(second, share_pct=10)
+    assert (stages.world.state.champion, stages.world.state.canary) == (first, None)
+    assert served(stages) == [(first, "champion")]
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+@pytest.mark.parametrize("rolled_out", ["new", "former"])
+def test_a_rollback_that_is_killed_anywhere_in_a_rollout_goes_back_once(
+    stages: Stages, rolled_out: str, *, is_cut_off: bool
+) -> None:
+    """From a promotion that was cut off before the ledger knew, back to its champion; else to the one before."""
+    first, second, third = (stages.world.register() for _ in range(3))
+    version = third if rolled_out == "new" else first
+    for call in range(40):
+        anew(stages, str(call), first, second)
+        stages.of().deploy(version)
+        stages.of().shift(version, share_pct=10)
+        if is_cut_off:
+            with pytest.raises(KilledError), stages.counted(Countdown(0, counting=("append",))) as rollout:
+                rollout.promote(version)
+            assert stages.world.state.champion == version
+        was_killed = stages.is_killed(lambda rollout: rollout.roll_back(), before_call=call, run="back")
+        entry = stages.of("back").roll_back()
+        to, left = (second, version) if is_cut_off else (first, second)
+        assert (entry.evidence["champion"], entry.evidence["previous"]) == (to, left), f"killed before call {call}"
+        state = stages.world.state
+        assert (state.champion, state.canary, stages.world.alias("champion")) == (to, None, to)
+        assert [kind for kind, _ in kinds(stages.world)].count("roll_back") == 1
+        if not was_killed:
+            break
+    assert not was_killed
+    assert call > 1
+
+
+def test_a_champion_that_was_never_promoted_has_one_before_it(stages: Stages) -> None:
+    world = stages.world
+    first, second = stages.champion(), world.register()
+    for run in ("back-1", "back-2"):
+        assert stages.of(run).roll_back(second).evidence["previous"] == first
+        assert stages.of(f"{run}-again").roll_back().evidence["champion"] == first
+    assert world.state.champion == world.alias("champion") == first
+
+
+def test_deploying_a_champion_that_was_never_promoted_changes_nothing(stages: Stages) -> None:
+    world = stages.world
+    first, second = stages.champion(), world.register()
+    gone_back = stages.of("back").roll_back(second)
+    for call in range(40):
+        assert stages.of().deploy(second).is_champion
+        was_killed = stages.is_killed(lambda rollout: rollout.promote(second), before_call=call)
+        assert stages.of().promote(second) == gone_back
+        assert (world.state.loaded, world.alias("champion"), world.alias("challenger")) == (
+            {first, second},
+            second,
+            None,
+        )
+        assert ("promote", second) not in kinds(world)
+        if not was_killed:
+            break
+    assert not was_killed
+    assert stages.of("back-again").roll_back().evidence["champion"] == first
 
 
 def test_a_challenger_is_withdrawn_without_mlflow_and_the_next_try_mends_the_aliases(stages: Stages) -> None:

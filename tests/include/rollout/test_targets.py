@@ -200,6 +200,10 @@ def test_a_change_of_routes_that_somebody_else_changed_is_refused(
         target.set_share(model=MODEL, version="2", share_pct=50, if_revision=known)
     with pytest.raises(ServiceError, match=rf"must still be revision {known}"):
         target.promote(model=MODEL, version="2", if_revision=known)
+    if target.capabilities.has_shadow:
+        deploy("3")
+        with pytest.raises(ServiceError, match=rf"must still be revision {known}"):
+            target.set_shadow(model=MODEL, version="3", if_revision=known)
     state = target.read(model=MODEL)
     assert (state.champion, state.canary, state.canary_share_pct) == ("1", "2", 10.0)
     target.promote(model=MODEL, version="2", if_revision=state.revision)
