@@ -51,14 +51,22 @@ class Deployment:
         return not (self.is_bootstrap or self.is_champion)
 
 
-def known_champion(ledger: Ledger, model: str, *, routed: str) -> str:
+def known_champion(ledger: Ledger, model: str, *, routed: str, after: int) -> str:
     """Return the champion by ledger and routes.
 
+    Args:
+        ledger: The ledger.
+        model: The model's name.
+        routed: Champion of the routes.
+        after: Position of the newest turn before they were read.
+
     Raises:
+        ServiceError: They name different ones, for there was a turn meanwhile; a retry reads both anew.
         SetupError: They name different ones.
     """
     recorded = champion_of(ledger, model)
     if recorded != routed:
+        ledger.require_turn(model, after)
         raise refusals.unknown_champion(model, routed=routed, recorded=recorded)
     return recorded
 

@@ -137,6 +137,15 @@ class Ledger:
         with open_ledger(self.path) as connection:
             return _turn_seq(connection, model)
 
+    def require_turn(self, model: str, after: int) -> None:
+        """Refuse to go on unless the newest turn is the one at a position.
+
+        Raises:
+            ServiceError: It is another one.
+        """
+        with open_ledger(self.path) as connection:
+            _require_newest_turn(connection, model, after)
+
     def position_at(self, when: datetime) -> int:
         """Return the position of the newest entry that was recorded at a moment or before it, 0 without one."""
         with open_ledger(self.path) as connection:

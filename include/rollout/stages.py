@@ -80,12 +80,13 @@ class Rollout:
             CorruptArtifactError: Its package does not match its digest, or its graph crashes, hangs or does not run.
             GateError: It scores its golden rows differently, knows less recent data than the champion, or was taken out
                 of the rollout meanwhile.
+            ServiceError: The routes changed, or another version took over, at the same moment; a retry sees how.
             SetupError: The ledger does not know the champion.
         """
         challenger, after = self.challenger(version), self.ledger.turn_seq(self.model)
         state = self._with_champion(self.target.read(model=self.model))
         if state.champion not in (None, challenger.version):
-            champion = known_champion(self.ledger, self.model, routed=str(state.champion))
+            champion = known_champion(self.ledger, self.model, routed=str(state.champion), after=after)
             served = get_version(self.tracking_uri, model=self.model, version=champion)
             require_as_recent(challenger, served, force=force)
         golden = load_checked(self.target, challenger)

@@ -698,6 +698,15 @@ def test_a_version_taken_out_before_its_traffic_is_recorded_is_recorded_no_more(
     assert served(stages) == [(champion, "champion")]
 
 
+def test_a_deployment_that_read_the_routes_before_a_rollback_reads_them_anew(stages: Stages) -> None:
+    first, second, third = (stages.world.register() for _ in range(3))
+    anew(stages, "ledger", first, second)
+    countdown = Countdown(0, stages.of("rollback").roll_back, counting=("takeover",))
+    with stages.counted(countdown) as rollout, pytest.raises(ServiceError, match="A retry reads the routes anew"):
+        rollout.deploy(third)
+    assert stages.of().deploy(third).champion == first
+
+
 def test_a_canary_that_comes_after_the_routes_of_a_rollback_is_taken_out_again(stages: Stages) -> None:
     """A roll-back to the version that serves anyway changes no routes, so only the ledger tells."""
     stages = stages.with_strategy("canary")
