@@ -39,8 +39,8 @@ class Counters:
     Args:
         requests: Requests that it scored or failed to score; a caller's own mistakes are not counted.
         errors: Those that it failed to score.
-        latency_counts: Scored requests by `LATENCY_BOUNDS_MS` of their encoding and inference, and one more for those
-            beyond; empty: none.
+        latency_counts: Of the scored requests, those that were timed, by `LATENCY_BOUNDS_MS` of their encoding and
+            inference, and one more for those beyond; empty: none.
         num_pairs: Requests that both it, as a shadow, and the champion scored.
         num_disagreements: Over these, the sum of the shares of rows whose two predictions differ by more than
             `agreement_tolerance`; an integer where requests have one row.

@@ -93,7 +93,7 @@ def error_limit(*, challenger: Counters, limit: float) -> Measure:
 def latency(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) -> Measure:
     """Compare a quantile of the latency: worse is q_c > max(floor, ratio q_0), not worse is q_c below it.
 
-    Whether a quantile is below a bound is whether a request is below it with that probability, which makes latencies
+    Whether a quantile is below a bound is whether a latency is below it with that probability, which makes latencies
     coins (Howard, Ramdas, Bernoulli 28, 2022, "Sequential estimation of quantiles"), for all bounds at once.
     """
     frac = rollout.latency_quantile
@@ -116,7 +116,7 @@ def latency(*, challenger: Counters, champion: Counters, rollout: RolloutSpec) -
             )
         )
     found = (
-        f"p{100 * frac:g} of {ours[-1]} requests {_told(challenger, frac)} (champion {_told(champion, frac)}, at most "
+        f"p{100 * frac:g} of {ours[-1]} latencies {_told(challenger, frac)} (champion {_told(champion, frac)}, at most "
         f"{rollout.max_latency_ratio:g} times that or {rollout.latency_floor_ms:g} ms)"
     )
     return Measure(

@@ -67,9 +67,9 @@ class StagePlan:
 def plan_rollout(rollout: RolloutSpec, *, requests_per_s: float | None) -> tuple[StagePlan, ...]:
     """Return what each stage needs, in order.
 
-    A healthy version fails no request, exceeds the limit of the latency in a tenth of the cases that it may, and
-    disagrees in half of them. The power is 1 - `missed_regression_prob`: so many more of its requests may be slow or
-    disagree than expected, by the binomial distribution's quantile.
+    Requests come one by one, so that each is timed. A healthy version fails none, exceeds the limit of the latency in a
+    tenth of the cases that it may, and disagrees in half of them. The power is 1 - `missed_regression_prob`: so many
+    more of its requests may be slow or disagree than expected, by the binomial distribution's quantile.
 
     Args:
         rollout: The spec.

@@ -24,7 +24,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         role: champion, canary or shadow.
         request_id: The caller's id, or one made up.
         example_ids: The rows' names, None when the caller sent none.
-        latency_ms: Of encoding and inference.
+        latency_ms: Of encoding and inference, alone; None: it was not timed.
         output: What is predicted; it names the column.
         num_classes: Numbers of a row of several classes; 0 where a row has one number.
         predictions: A number for each row, or a list of them for each; None: the version failed.
@@ -41,7 +41,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     role: str
     request_id: str
     example_ids: Sequence[str] | None
-    latency_ms: float
+    latency_ms: float | None
     output: str
     num_classes: int
     predictions: Sequence[Any] | None
@@ -69,7 +69,7 @@ class WindowCounters:
     Args:
         requests: Requests that it scored or failed to score; a caller's own mistakes are not counted.
         errors: Those that it failed to score.
-        latency_counts: Scored requests by `LATENCY_BOUNDS_MS` of their encoding and inference.
+        latency_counts: Scored requests that were timed, by `LATENCY_BOUNDS_MS` of their encoding and inference.
         latency_sum_ms: Of these.
         num_pairs: Requests that both it, as a shadow, and the champion scored.
         num_disagreements: Over these, the sum of the shares of rows that the two predicted differently.
@@ -82,14 +82,15 @@ class WindowCounters:
     num_pairs: int = 0
     num_disagreements: float = 0.0
 
-    def add(self, *, is_ok: bool, latency_ms: float, disagreement: float | None = None) -> None:
+    def add(self, *, is_ok: bool, latency_ms: float | None, disagreement: float | None = None) -> None:
         """Count one request."""
         self.requests += 1
         if not is_ok:
             self.errors += 1
             return
-        self.latency_counts[bucket_of(latency_ms)] += 1
-        self.latency_sum_ms += latency_ms
+        if latency_ms is not None:
+            self.latency_counts[bucket_of(latency_ms)] += 1
+            self.latency_sum_ms += latency_ms
         if disagreement is not None:
             self.num_pairs += 1
             self.num_disagreements += disagreement

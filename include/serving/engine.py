@@ -17,6 +17,7 @@ from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
 from include.serving.scoring import NAMED, ServedModel, score_requests
 from include.serving.shadow import Mirror
+from include.serving.timing import TurnClock
 from include.serving.versions import LoadedVersion, load_version, read_registered
 from include.spec import load_spec
 
@@ -63,6 +64,7 @@ class Engine:
     loaders: ThreadPoolExecutor = field(init=False)
     _mirror: Mirror = field(init=False)
     _batcher: MicroBatcher = field(init=False)
+    _clock: TurnClock = field(default_factory=TurnClock)
     _tried_out: set[str] = field(default_factory=set)
     _trying_out: threading.Lock = field(default_factory=threading.Lock)
 
@@ -239,7 +241,12 @@ class Engine:
             NotFoundError: No such model.
             ServiceError: It is not loaded yet.
         """
-        return score_requests(self.served(model), self.lookup, batch)
+        served = self.served(model)
+        is_timed = self._clock.is_due(model, num_requests=len(batch))
+        results = score_requests(served, self.lookup, batch, is_timed=is_timed)
+        if is_timed:
+            self._clock.timed(model, results)
+        return results
 
     def served(self, model: str) -> ServedModel:
         """Return what is served of a model.

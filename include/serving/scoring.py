@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from include.errors import NotFoundError, ServiceError
@@ -71,14 +72,14 @@ class Outcome:
     Args:
         version: The version.
         role: champion, canary or shadow.
-        latency_ms: Of its encoding and inference, and of all that was scored together with it.
+        latency_ms: Of its encoding and inference, alone; None: it was not timed.
         predictions: A number for each row, or a list of them for each; None: it failed.
         disagreement: Of a shadow, the share of the rows that the champion predicted otherwise; None: not compared.
     """
 
     version: str
     role: str
-    latency_ms: float
+    latency_ms: float | None
     predictions: Sequence[Any] | None
     disagreement: float | None = None
 
@@ -128,18 +129,21 @@ class _Job:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
-def score_requests(served: ServedModel, lookup: FeatureLookup, batch: Sequence[Asked]) -> list[Result]:
+def score_requests(
+    served: ServedModel, lookup: FeatureLookup, batch: Sequence[Asked], *, is_timed: bool = False
+) -> list[Result]:
     """Score requests to one model, each by the version that its key belongs to; none spoils the answer of another.
 
     The champion replaces a canary that fails or is missing. A version that the caller named answers itself or fails,
-    in a role of its own: it is evidence for no rollout. The errors among the results, in the order of the requests:
+    in a role of its own: it is evidence for no rollout. In a turn that is timed, the first request is scored alone, by
+    whatever version, and is the only one that is timed. The errors among the results, in the order of the requests:
     BadInputError: the request is not what the model needs. NotFoundError: the named version is not loaded.
     ServiceError: no champion is loaded, or the online store does not answer.
     """
     results: list[_Job | Exception] = [_caught(_read, served, asked) for asked in batch]
     if served.spec.features.store:
         _look_up(served, lookup, results)
-    _attempt_all(served, results)
+    _attempt_all(served, results, is_timed=is_timed)
     for job in results:
         champion = served.routes.champion
         has_failed = isinstance(job, _Job) and job.outcomes[-1].predictions is None
@@ -150,27 +154,30 @@ def score_requests(served: ServedModel, lookup: FeatureLookup, batch: Sequence[A
 
 
 def attempt(
-    served: ServedModel, version: str | None, role: str, parts: Sequence[Mapping[str, Sequence[Any]]]
+    served: ServedModel,
+    version: str | None,
+    role: str,
+    parts: Sequence[Mapping[str, Sequence[Any]]],
+    *,
+    is_timed: bool = False,
 ) -> list[Outcome]:
     """Return what a version makes of each request's rows; failure is an outcome too.
 
-    Requests that are scored together all take the time of the whole, for so long their callers wait; when that fails,
-    each is scored alone.
+    When requests that are scored together fail, each is scored alone. To be timed, a request must be the only one.
 
     Raises:
         ServiceError: No version has the role, or it is not loaded: then it has no outcome.
     """
     loaded = _loaded(served, version, role)
-    started = time.perf_counter()
+    started = perf_counter()
     try:
-        predicted = [predicted_BK.tolist() for predicted_BK in loaded.score_together(parts)]
+        predicted: list[Any] = [predicted_BK.tolist() for predicted_BK in loaded.score_together(parts)]
     except Exception:  # noqa: BLE001 - a graph fails in as many ways as there are graphs, and the caller must get an answer
         if len(parts) > 1:
             return [outcome for part in parts for outcome in attempt(served, version, role, [part])]
         _LOG.exception("version %s of model %r could not score as %s", loaded.version, served.spec.name, role)
-        latency_ms = (time.perf_counter() - started) * 1e3
-        return [Outcome(version=loaded.version, role=role, latency_ms=latency_ms, predictions=None)]
-    latency_ms = (time.perf_counter() - started) * 1e3
+        predicted = [None]
+    latency_ms = (perf_counter() - started) * 1e3 if is_timed else None
     return [Outcome(version=loaded.version, role=role, latency_ms=latency_ms, predictions=found) for found in predicted]
 
 
@@ -213,16 +220,17 @@ def _look_up(served: ServedModel, lookup: FeatureLookup, results: list[_Job | Ex
             job.trace.mark("features")
 
 
-def _attempt_all(served: ServedModel, results: list[_Job | Exception]) -> None:
-    """Score requests by version; replace those whose version is missing by the reason."""
-    groups: dict[tuple[str | None, str], list[int]] = defaultdict(list)
+def _attempt_all(served: ServedModel, results: list[_Job | Exception], *, is_timed: bool) -> None:
+    """Score requests by version, the one that is timed alone; replace those whose version is missing by the reason."""
+    groups: dict[tuple[str | None, str, bool], list[int]] = defaultdict(list)
     for number, job in enumerate(results):
         if isinstance(job, _Job):
-            groups[job.version, job.role].append(number)
-    for (version, role), numbers in groups.items():
+            groups[job.version, job.role, is_timed and not groups].append(number)
+    for (version, role, is_alone), numbers in groups.items():
         for chunk in _chunks(results, numbers, max_rows=served.spec.serving.max_batch_rows):
             jobs = [job for job in (results[number] for number in chunk) if isinstance(job, _Job)]
-            found = _caught(attempt, served, version, role, [job.columns for job in jobs])
+            columns = [job.columns for job in jobs]
+            found = _caught(partial(attempt, is_timed=is_alone), served, version, role, columns)
             if isinstance(found, Exception):
                 for number in chunk:
                     results[number] = found

@@ -89,13 +89,9 @@ class Mirror:
         started_s = time.thread_time()
         shadowed: list[Scored] = []
         try:
-            for batch in batches:  # as the champion scored them, so that the times of both can be compared
-                served = batch[0].served
-                outcomes = attempt(served, served.routes.shadow, "shadow", [scored.columns for scored in batch])
-                shadowed += [
-                    replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
-                    for scored, outcome in zip(batch, outcomes, strict=True)
-                ]
+            for batch in batches:
+                shadowed += _shadowed([scored for scored in batch if _is_timed(scored)], is_timed=True)
+                shadowed += _shadowed([scored for scored in batch if not _is_timed(scored)], is_timed=False)
         finally:
             loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
 
@@ -107,3 +103,22 @@ class Mirror:
             self._rest_until = loop.time() + worked_s * (1 / BUSY_SHARE - 1)
         self._is_working = False
         self._arrange(loop)
+
+
+def _is_timed(scored: Scored) -> bool:
+    """Return whether a request is the one of its turn that was timed, and the champion's: the shadow's latency too."""
+    first = scored.outcomes[0]
+    return first.role == "champion" and first.latency_ms is not None
+
+
+def _shadowed(batch: Sequence[Scored], *, is_timed: bool) -> list[Scored]:
+    """Return what the shadow makes of a batch."""
+    if not batch:
+        return []
+    served = batch[0].served
+    columns = [scored.columns for scored in batch]
+    outcomes = attempt(served, served.routes.shadow, "shadow", columns, is_timed=is_timed)
+    return [
+        replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
+        for scored, outcome in zip(batch, outcomes, strict=True)
+    ]

@@ -110,7 +110,7 @@ def verdict(
         (counted(500, latency_ms=25.0), Counters(), "keep_waiting", "latency"),
         (counted(500), Counters(), "pass", ""),
         # no traffic
-        (Counters(), Counters(), "keep_waiting", "latency: p95 of 0 requests unknown"),
+        (Counters(), Counters(), "keep_waiting", "latency: p95 of 0 latencies unknown"),
         (Counters(), counted(4500), "keep_waiting", ""),
     ],
 )
@@ -170,7 +170,6 @@ def test_truth_table_of_late_labels(labels: Any, mean: float, num: int, expected
         ({"errors": 101}, "101 of 100 requests failed, which cannot be"),
         ({"errors": -1}, "cannot be"),
         ({"latency_counts": (100,)}, "1 latency buckets instead of"),
-        ({"latency_counts": ()}, "0 latencies of 100"),
         ({"num_pairs": 101}, "of 101 pairs of 100 requests"),
         ({"num_disagreements": 100.5}, "100.5 disagreements"),
         ({"num_disagreements": float("nan")}, "nan disagreements"),
@@ -183,6 +182,14 @@ def test_counts_that_contradict_themselves_are_an_error(changes: dict[str, Any],
         assert decision.is_final
         assert decision.reasons[0].startswith(f"{who}: ")
         assert said in decision.reasons[0]
+
+
+def test_latencies_are_evidence_by_their_own_number() -> None:
+    few = replace(counted(500), latency_counts=counted(40).latency_counts)
+    decision = verdict(few)
+    assert decision.verdict is Verdict.KEEP_WAITING
+    assert [reason for reason in decision.reasons if "p95 of 40 latencies" in reason], decision.reasons
+    assert verdict(replace(few, latency_counts=counted(200).latency_counts)).verdict is Verdict.PASS
 
 
 def test_counts_that_fall_under_the_same_routes_are_told() -> None:

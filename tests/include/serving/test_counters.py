@@ -16,8 +16,9 @@ def test_window_counters_add_up() -> None:
         window.add(is_ok=True, latency_ms=float(number), disagreement=None if number > 10 else 0.5)
     window.add(is_ok=False, latency_ms=1e6)
     window.add(is_ok=True, latency_ms=1e6)
+    window.add(is_ok=True, latency_ms=None)
     found = window.to_json(version="1", role="champion")
-    assert (found["requests"], found["errors"], sum(found["latency_counts"])) == (102, 1, 101)
+    assert (found["requests"], found["errors"], sum(found["latency_counts"])) == (103, 1, 101)
     assert (found["num_pairs"], found["num_disagreements"]) == (10, 5.0)
     at_most = {bound: sum(found["latency_counts"][: bucket_of(bound) + 1]) for bound in (1.0, 10.0, 100.0)}
     assert at_most == {1.0: 1, 10.0: 10, 100.0: 100}  # bounds are included

@@ -273,9 +273,36 @@ def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., W
     assert many_dropped > none_dropped
 
 
-def test_what_is_scored_together_takes_the_time_of_the_whole(make: Callable[..., WatchedEngine]) -> None:
-    engine = make(broken={"2": OSError("disk gone")})
+async def answer_at_once(engine: Engine, num_requests: int) -> None:
+    """Have requests scored in one turn, and their copies by the shadow."""
+    bodies = [
+        json.dumps(infer_body(columns=request_columns(1), sticky_key=f"k{number}")).encode()
+        for number in range(num_requests)
+    ]
+    await asyncio.gather(*(engine.infer(MODEL, Asked(body)) for body in bodies))
+    for _ in range(20_000):
+        if counted(engine).get(("3", "shadow"), (0, 0))[0] == num_requests:
+            return
+        await asyncio.sleep(0.001)
+    raise TimeoutError("the shadow scored no copies")
+
+
+@pytest.mark.parametrize(("champion_pct", "timed"), [(100.0, {"1", "3"}), (0.1, {"2"})])
+def test_a_turn_counts_one_latency_and_the_shadow_that_of_the_same_request(
+    make: Callable[..., WatchedEngine], champion_pct: float, timed: set[str]
+) -> None:
+    engine = make()
     engine.restore(MODEL)
-    body = json.dumps(infer_body(columns=request_columns(2))).encode()
-    found = engine.score(MODEL, [Asked(body)] * 3)
-    assert len({one.outcomes[0].latency_ms for one in found if not isinstance(one, Exception)}) == 1
+    canary = {"canary": "2", "canary_share_pct": 100 - champion_pct} if champion_pct < 100 else {}
+    engine.route(MODEL, Routes(champion="1", shadow="3", **canary))
+    asyncio.run(answer_at_once(engine, 16))
+    windows = engine.counted(MODEL).windows
+    assert sum(window.requests for (_, role), window in windows.items() if role != "shadow") == 16
+    assert {version: sum(found.latency_counts) for (version, _), found in windows.items() if version in timed} == (
+        dict.fromkeys(timed, 1)
+    )
+    assert sum(sum(found.latency_counts) for found in windows.values()) == len(timed)
+    assert all(sum(found.latency_counts) == (found.latency_sum_ms > 0) for found in windows.values())
+    metrics = engine.metrics.text().decode()
+    found = [line.split() for line in metrics.splitlines() if line.startswith("tradewind_inference_seconds_count")]
+    assert sum(float(value) for *_, value in found) == len(timed)

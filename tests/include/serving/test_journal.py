@@ -60,7 +60,7 @@ def num_requests(journal: Journal) -> int:
 
 def test_work_is_read_as_it_was_written(tmp_path: Path) -> None:
     journal = opened(tmp_path)
-    written = [work(1), work(2, predictions=None), work(3, predictions=[[0.25, 0.75]], num_classes=2)]
+    written = [work(1), work(2, predictions=None, latency_ms=None), work(3, predictions=[[0.25, 0.75]], num_classes=2)]
     for one in written:
         assert journal.append(one)
     journal.rotate()
