@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from include.serving.scoring import Scored
 
 MAX_PENDING = 64
-"""Most copies that wait for the shadow; those beyond are dropped, so that a slow shadow slows nothing else."""
+"""While so many copies wait for the shadow, others are dropped, so that a slow shadow slows nothing else."""
 GATHER = 32
 GATHER_S = 0.005
 """Batches of so many copies, or of so long, are scored in one turn: to wake a thread costs more than to score one."""
-BUSY_SHARE = 0.02
+BUSY_SHARE = 0.01
 """Most of a core's time that shadows take while callers wait for a worker: copies are evidence, answers are duty."""
 
 
@@ -51,7 +51,7 @@ class Mirror:
         version = served.routes.shadow if served else None
         if served is None or version is None or version not in served.versions:
             return
-        if self._num_waiting + len(batch) > MAX_PENDING:
+        if self._num_waiting >= MAX_PENDING:  # whatever its size: else those of busy moments were missing
             self.dropped(len(batch))
             return
         self._waiting.append(batch)

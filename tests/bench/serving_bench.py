@@ -14,7 +14,7 @@ import statistics
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnxruntime
 import psutil
@@ -43,6 +43,7 @@ ROW_COUNTS = (1, 8)
 NUM_BODIES = 64
 NUM_CONNECTIONS = 32
 WARM_S = 2.0
+ROUTED_S = 3.0
 
 
 class Bench:
@@ -145,31 +146,48 @@ def routing_cost(bench: Bench) -> dict[str, Any]:
     """Return what a canary with sticky keys and a shadow cost, from runs that take turns on one server."""
     plain, routed = bench.asked(OURS, 1), bench.asked(OURS, 1, is_sticky=True)
     found: dict[bool, list[float]] = {True: [], False: []}
+    shadowed: list[_Copies] = []
     with bench.running(OURS) as server:
         for number in range(2 * ROUNDS):
             for is_plain in (True, False) if number % 2 else (False, True):
                 server.route(is_plain=is_plain)
                 asked = plain if is_plain else routed
                 most_requests_per_s(asked, num_connections=NUM_CONNECTIONS, seconds=1)
-                found[is_plain].append(most_requests_per_s(asked, num_connections=NUM_CONNECTIONS, seconds=3))
-        shadows = _shadows(server.port)
+                before = _copies(server.port)
+                found[is_plain].append(most_requests_per_s(asked, num_connections=NUM_CONNECTIONS, seconds=ROUTED_S))
+                if not is_plain:
+                    after = _copies(server.port)
+                    shadowed.append(
+                        _Copies(scored=after.scored - before.scored, dropped=after.dropped - before.dropped)
+                    )
     cost_pct = [100 * (1 - by / alone) for alone, by in zip(found[True], found[False], strict=True)]
     return {
         "plain_requests_per_s": spread(found[True]),
         "routed_requests_per_s": spread(found[False]),
         "cost_pct": spread(cost_pct, digits=1),
-        "shadow_requests": shadows,
+        "shadow": {
+            "scored": sum(copies.scored for copies in shadowed),
+            "dropped": sum(copies.dropped for copies in shadowed),
+            "scored_per_s": spread([copies.scored / ROUTED_S for copies in shadowed]),
+        },
     }
 
 
-def _shadows(port: int) -> dict[str, int]:
-    """Return how many copies the shadow scored, and how many were dropped since it was too slow."""
+class _Copies(NamedTuple):
+    """Copies that the shadow scored, and those that were dropped since it was too slow."""
+
+    scored: int
+    dropped: int
+
+
+def _copies(port: int) -> _Copies:
+    """Return what became of the copies so far."""
     with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=10) as answer:
         found = list(text_string_to_metric_families(answer.read().decode()))
     samples = [sample for family in found for sample in family.samples]
     scored = sum(s.value for s in samples if s.name.endswith("scored_requests_total") and s.labels["role"] == "shadow")
     dropped = sum(s.value for s in samples if s.name.endswith("shadow_dropped_requests_total"))
-    return {"scored": int(scored), "dropped": int(dropped)}
+    return _Copies(scored=int(scored), dropped=int(dropped))
 
 
 def latency(bench: Bench, *, rate_per_s: float) -> dict[str, Any]:

@@ -31,6 +31,8 @@ MIN_TIMES = {"mlflow": 5.0, "litserve": 1.5, "bentoml": 1.5}
 MAX_P99_MS = 10.0
 """At half of the most requests a second."""
 MAX_ROUTING_COST_PCT = 10.0
+MIN_SHADOWED_PER_S = 100.0
+"""Copies that the shadow scores while callers wait: evidence needs hundreds, within minutes."""
 
 
 def goals(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -53,6 +55,13 @@ def goals(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "below": MAX_ROUTING_COST_PCT,
         "got": cost_pct,
         "met": cost_pct < MAX_ROUTING_COST_PCT,
+    }
+    copies_per_s = found["routing"]["shadow"]["scored_per_s"]["min"]
+    yield {
+        "goal": "copies/s that the shadow scores meanwhile",
+        "at_least": MIN_SHADOWED_PER_S,
+        "got": copies_per_s,
+        "met": copies_per_s >= MIN_SHADOWED_PER_S,
     }
 
 

@@ -24,7 +24,7 @@ from include.serving.metrics import ServerMetrics
 from include.serving.prediction_log import PredictionLog
 from include.serving.router import Router, Routes
 from include.serving.scoring import Asked
-from include.serving.shadow import Mirror
+from include.serving.shadow import GATHER, MAX_PENDING, Mirror
 from include.serving.token import AdminToken
 from tests.tiny_models import fill_online_store, request_columns, tiny_encoding, tiny_package
 
@@ -271,6 +271,24 @@ def test_a_shadow_takes_little_time_from_callers_that_wait(make: Callable[..., W
     few_scored, many_dropped = asyncio.run(mirror_for_a_while(scored, is_busy=True))
     assert 0 < few_scored < 0.5 * all_scored
     assert many_dropped > none_dropped
+
+
+def test_whether_a_shadow_gets_a_batch_does_not_depend_on_its_size(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore(MODEL)
+    scored = one(engine, json.dumps(infer_body(columns=request_columns(1))).encode())
+    dropped: list[int] = []
+
+    async def offer(*sizes: int) -> None:
+        mirror = Mirror(done=lambda _batch: None, dropped=dropped.append, is_busy=lambda: False)
+        for size in (GATHER, *sizes):  # the first ones are begun, and nothing else is while this goes on
+            mirror.copy([scored] * size)
+        mirror.close()
+
+    asyncio.run(offer(MAX_PENDING - 1, 64))
+    assert dropped == []
+    asyncio.run(offer(MAX_PENDING, 1, 64))
+    assert dropped == [1, 64]
 
 
 async def answer_at_once(engine: Engine, num_requests: int) -> None:
