@@ -23,6 +23,8 @@ ROWS = 8
 """Of a request."""
 PLACES = range(bucket_of(2.5), bucket_of(40.0) + 1)
 """Buckets in which the champion's quantile could be: it is about 15 ms, and elsewhere no evidence is the least."""
+SLOW_MS = 60.0
+"""Beyond the limit, which is about 30 ms, and within that of a champion in the last of the places."""
 KEEP, PASS, FAIL, LATE = range(4)
 NUM_MEASURES = {"shadow": 5, "canary": 4}
 """Errors, their limit, latency, loss, and of a shadow disagreement; a test asserts it against `measures_of`."""
@@ -36,22 +38,28 @@ class Truth:
         error_frac: Probability that a request fails.
         latency_ms: Median of a lognormal latency.
         latency_sigma: Its spread.
+        slow_frac: Share of the latencies that are `SLOW_MS` instead.
         disagreement_frac: Share of rows on which it differs from the champion.
         disagreement_spread: Intraclass correlation of the rows of a request, in (0, 1).
+        turn_requests: Requests of a turn of the server, which counts one latency.
     """
 
     error_frac: float = 0.01
     latency_ms: float = 8.0
     latency_sigma: float = 0.5
+    slow_frac: float = 0.0
     disagreement_frac: float = 0.1
     disagreement_spread: float = 0.3
+    turn_requests: int = 1
 
     def bucket_probs(self) -> np.ndarray:
         """Return the probability of each bucket of the latency, shape (B,)."""
         bounds = np.asarray(LATENCY_BOUNDS_MS)
         z = np.log(bounds / self.latency_ms) / self.latency_sigma
         below = np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
-        return np.diff(np.concatenate([[0.0], below, [1.0]]))
+        probs = (1 - self.slow_frac) * np.diff(np.concatenate([[0.0], below, [1.0]]))
+        probs[bucket_of(SLOW_MS)] += self.slow_frac
+        return probs
 
 
 @dataclass(kw_only=True)
@@ -78,7 +86,9 @@ class Counts:
             fail_R = np.where(storm_R, 0.3, truth.error_frac)
         errors_R = rng.binomial(num, fail_R)
         self.errors_R += errors_R
-        self.latency_RB += rng.multinomial(num - errors_R, truth.bucket_probs())
+        num_timed = (self.num + num) // truth.turn_requests - self.num // truth.turn_requests
+        timed_R = rng.hypergeometric(num - errors_R, errors_R, num_timed)  # those that fail have no latency
+        self.latency_RB += rng.multinomial(timed_R, truth.bucket_probs())
         mean, spread = truth.disagreement_frac, (1 - truth.disagreement_spread) / truth.disagreement_spread
         if 0 < mean < 1:
             share = rng.beta(mean * spread, (1 - mean) * spread, size=(len(errors_R), num))

@@ -43,6 +43,8 @@ CHAMPION = Truth()
 QUANTILE_MS = 8.0 * float(np.exp(0.5 * 1.2815515655))
 MOST = 800
 """Requests of the challenger until a stage's deadline."""
+TURN = 16
+"""Requests that the server scores together, where it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Scenario:
     champion: Truth = CHAMPION
     look_every: int = 10
     has_storms: bool = False
+    most: int = MOST
+    rollout: RolloutSpec = ROLLOUT
     share: float = 1.0
     """Of the rollouts that the others get: looking after every request costs ten times as much."""
 
@@ -76,6 +80,14 @@ SCENARIOS = {
         champion=replace(CHAMPION, error_frac=0.005),
         has_storms=True,
     ),
+    "slow_in_a_fifth_of_the_turns_of_16": Scenario(
+        challenger=replace(CHAMPION, slow_frac=0.19, turn_requests=TURN),
+        champion=replace(CHAMPION, turn_requests=TURN),
+        promise="promoted",
+        rollout=ROLLOUT.model_copy(update={"strategy": "canary", "steps_pct": (50.0,)}),
+        look_every=TURN,
+        most=200 * TURN,
+    ),
 }
 
 
@@ -83,12 +95,12 @@ def run(name: str, *, num_rollouts: int, seed: int) -> dict[str, Any]:
     scenario = SCENARIOS[name]
     found = simulate(
         np.random.default_rng(seed),
-        rollout=ROLLOUT,
+        rollout=scenario.rollout,
         challenger=scenario.challenger,
         champion=scenario.champion,
         num_rollouts=num_rollouts,
         look_every=scenario.look_every,
-        most=MOST,
+        most=scenario.most,
         has_storms=scenario.has_storms,
     )
     return {"rollouts": num_rollouts, "looked_at_every": scenario.look_every, **told(found)}
@@ -130,8 +142,9 @@ def threshold_rule(name: str, *, rule: str, num_rollouts: int) -> dict[str, Any]
 
 
 def beside_by_thresholds(*, num_rollouts: int) -> dict[str, Any]:
-    """Return what each rule makes of the scenarios that it can see: it knows of no disagreement."""
-    names = [name for name in SCENARIOS if "disagreement" not in name and "every" not in name and "storms" not in name]
+    """Return what each rule makes of the scenarios that it can see: it knows of no disagreement or turn."""
+    unseen = ("disagreement", "every", "storms", "turns")
+    names = [name for name in SCENARIOS if not any(word in name for word in unseen)]
     return {
         rule: {name: threshold_rule(name, rule=rule, num_rollouts=num_rollouts) for name in names}
         for rule in THRESHOLD_RULES
@@ -156,7 +169,15 @@ def test_the_promises_hold(name: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["shadow", "canary"])
-@pytest.mark.parametrize("name", ["no_difference", "errors_worse_by_the_margin", "latency_three_times"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no_difference",
+        "errors_worse_by_the_margin",
+        "latency_three_times",
+        "slow_in_a_fifth_of_the_turns_of_16",
+    ],
+)
 def test_the_simulation_decides_as_the_product_does(name: str, stage: Any) -> None:
     rng = np.random.default_rng(3)
     scenario, others_each = SCENARIOS[name], 1 if stage == "shadow" else 9
