@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +66,14 @@ class Loop:
 
     def __init__(self, job: Job, rows: Rows, *, network: torch.nn.Module, ranks: Ranks) -> None:
         self.job, self.training, self.task, self.ranks = job, job.training, rows.task, ranks
-        self.network = network.to(ranks.device)
+        self.network = network.to(ranks.device).train()
+        ranks.take_first([*self.network.parameters(), *self.network.buffers()])
         self.average = copy.deepcopy(self.network).eval()
         self._averaged = list(zip(self.average.parameters(), self.network.parameters(), strict=True))
-        self.wrapped = ranks.wrap(self.network.train())
         self.precision = Precision(self.training.precision, device=ranks.device)
+        self.parameters = list(self.network.parameters())
         self.optimizer = AdamW(
-            list(self.network.parameters()),
+            self.parameters,
             learning_rate=self.training.learning_rate,
             weight_decay=self.training.weight_decay,
         )
@@ -116,15 +116,14 @@ class Loop:
             BadInputError: The loss is no number any more.
         """
         shares = self._shares(self.step)
-        for number, (_, share) in enumerate(shares, start=1):
+        for _, share in shares:
             categorical_BC, numeric_BN, label_B = next(self._coming)
-            is_last = number == len(shares)
-            with nullcontext() if is_last else self.ranks.without_sync(self.wrapped):
-                with self.precision.autocast():
-                    raw_BK = self.wrapped(categorical_BC, numeric_BN)
-                loss = self.task.train_loss(raw_BK.float(), label_B)
-                self.precision.backward(loss if share == 1 else loss * share)
+            with self.precision.autocast():
+                raw_BK = self.network(categorical_BC, numeric_BN)
+            loss = self.task.train_loss(raw_BK.float(), label_B)
+            self.precision.backward(loss if share == 1 else loss * share)
             self._unread.append(_Unread(loss.detach(), num_rows=len(label_B) if share else 0, step=self.step))
+        self.ranks.add_gradients(self.parameters)
         self.optimizer.learning_rate = scheduled_rate(self.training, step=self.total_steps, of=self.steps_per_epoch)
         self.precision.step(self.optimizer)
         self.optimizer.forget_gradients()
@@ -141,6 +140,7 @@ class Loop:
         Raises:
             BadInputError: The loss is no number, or far worse than that of a constant answer.
         """
+        self.ranks.take_first(self.network.buffers())  # the result is the first process' network
         for averaged, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
             averaged.copy_(current)
         (loss_sum,) = self.ranks.total(self.loss_sum)
@@ -182,6 +182,7 @@ class Loop:
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
             "network": self.network.state_dict(),
+            "buffers": [self.ranks.gather(buffer.cpu()) for buffer in self.network.buffers()],
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state_dict(),
@@ -193,7 +194,8 @@ class Loop:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken, by as many processes or by others.
 
-        With as many, on the same kind of machine, each draws the random numbers that it would have drawn.
+        With as many, on the same kind of machine, each has its own buffers, such as running means, and draws the random
+        numbers that it would have drawn.
         """
         self.epoch, self.step = state["epoch"], state["step"]
         self.loss_sum = state["loss_sum"] if self.ranks.is_first else 0.0
@@ -209,6 +211,8 @@ class Loop:
             return
         torch.set_rng_state(state["random"][self.ranks.rank])
         set_host_state(state["random_host"][self.ranks.rank])
+        for buffer, saved in zip(self.network.buffers(), state["buffers"], strict=True):
+            buffer.copy_(saved[self.ranks.rank])
         if self.ranks.device.type == "cuda" and state["random_gpu"]:
             torch.cuda.set_rng_state(state["random_gpu"][self.ranks.rank], self.ranks.device)
 
@@ -237,7 +241,7 @@ class Loop:
             return [(batch_B[:1], 0.0)]
         num_pieces = min(self.training.accumulation_steps, len(own_B))
         pieces = torch.tensor_split(own_B, num_pieces) if num_pieces > 1 else (own_B,)
-        return [(piece_B, len(piece_B) / len(batch_B) * self.ranks.world_size) for piece_B in pieces]
+        return [(piece_B, len(piece_B) / len(batch_B)) for piece_B in pieces]
 
     def _own_random(self) -> None:
         """Draw other random numbers than the other processes, and than before."""

@@ -6,7 +6,7 @@ Shape suffix: B rows of a batch.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,8 +18,7 @@ from include.errors import SetupError
 from include.training.endings import StoppedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 TIMEOUT_S = 300
 """Seconds that a process waits for the others: longer than the first one takes to write a checkpoint."""
@@ -58,16 +57,31 @@ class Ranks:
         """Return this process' share of a batch's rows; the shares of all processes are the batch."""
         return rows_B if self.world_size == 1 else torch.tensor_split(rows_B, self.world_size)[self.rank]
 
-    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Return a network whose gradients are the mean over all processes."""
-        if self.world_size == 1:
-            return network
-        devices = [self.device] if self.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
+    @torch.no_grad()
+    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Give every process the sum of all processes' gradients.
 
-    def without_sync(self, network: torch.nn.Module) -> AbstractContextManager[object]:
-        """Return a context in which gradients of a wrapped network are summed here and not sent to the others."""
-        return nullcontext() if self.world_size == 1 else network.no_sync()
+        They go as one tensor in the parameters' order, so that floats are added in the same order in each step and
+        after each start. DistributedDataParallel cuts them otherwise after its first step.
+        """
+        learned = [p for p in parameters if p.requires_grad]
+        if self.world_size == 1 or not learned:
+            return
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+        flat = torch.cat([gradient.flatten() for gradient in own])
+        distributed.all_reduce(flat)
+        for parameter, total in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
+            parameter.grad = total.view_as(parameter).to(parameter.dtype)
+
+    @torch.no_grad()
+    def take_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give tensors the values that they have in the first process."""
+        if self.world_size == 1:
+            return
+        for tensor in tensors:
+            whole = tensor.detach().contiguous()
+            distributed.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Return, for each flag, whether it is set in any process; all get the same answer at the same step."""
@@ -89,8 +103,9 @@ class Ranks:
         """Return every process' tensor of the machine's own memory, in the order of their ranks."""
         if self.world_size == 1:
             return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        distributed.all_gather(found, tensor)
+        whole = tensor.contiguous()
+        found = [torch.empty_like(whole) for _ in range(self.world_size)]
+        distributed.all_gather(found, whole)
         return found
 
     def from_first(self, number: int) -> int:

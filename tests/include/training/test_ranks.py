@@ -1,9 +1,8 @@
-"""Two processes over gloo train one network: as one process does, stopped together, and continued by one or by two."""
+"""Processes over gloo train one network: as one process does, stopped together, and continued by as many or by one."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import multiprocessing
 import os
@@ -14,9 +13,11 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from include.errors import SetupError
 from include.lake.storage import Storage
+from include.models.flight_delays import network
 from include.training.checkpoints import Checkpoints
 from include.training.endings import StoppedError
 from include.training.fit import Fitted, InterruptedTrainingError, fit
@@ -76,9 +77,9 @@ def digest(fitted: Fitted) -> str:
     return total.hexdigest()
 
 
-def become(rank: int, port: int) -> None:
+def become(rank: int, port: int, *, of: int = NUM_RANKS) -> None:
     """Have the variables that torchrun gives to a process."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(of)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
@@ -123,6 +124,40 @@ def work(rank: int, port: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
+class Normed(torch.nn.Module):
+    """A network of one's own, whose running means differ between processes, and which learns by what it has stored."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.norm = torch.nn.BatchNorm1d(1)
+        self.register_buffer("seen", torch.zeros(()))
+        self.unused = torch.nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, categorical_BC: torch.Tensor, numeric_BN: torch.Tensor) -> torch.Tensor:
+        raw_B = self.network(categorical_BC, numeric_BN)
+        if self.training:
+            self.seen.add_(raw_B.detach().mean(), alpha=0.1)
+        return self.norm(raw_B[:, None])[:, 0] + 0.1 * self.seen
+
+
+def work_as_four(rank: int, port: int, folder: Path) -> None:
+    """Be one of four processes: train networks undisturbed, and again with two interruptions."""
+    become(rank, port, of=4)
+    found: dict[str, Any] = {}
+    build = network.build_network
+    with joined_ranks() as ranks:
+        for name in ("tabular", "normed"):
+            if name == "normed":
+                network.build_network = lambda inputs: Normed(build(inputs))
+            found[f"{name} undisturbed"] = train(*make(folder / f"{name} undisturbed", **RANDOM), ranks=ranks)
+            for stop_at in (5, 9):
+                stopped = train(*make(folder / name, **RANDOM), ranks=ranks, stop_at=stop_at)
+                assert "stopped in epoch" in stopped["stopped"]
+            found[name] = train(*make(folder / name, **RANDOM), ranks=ranks)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what one process makes of the same job."""
@@ -134,17 +169,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
 
 
-def start(target: Callable[..., None], folder: Path) -> list[int | None]:
-    """Run a function in two processes and return their exit codes.
-
-    They are forked, and what DistributedDataParallel imports is here already: each would import torch anew otherwise.
-    """
-    importlib.import_module("torch._dynamo")
+def start(target: Callable[..., None], folder: Path, *, num_ranks: int = NUM_RANKS) -> list[int | None]:
+    """Run a function in so many processes and return their exit codes; forked, since each would import torch anew."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=target, args=(rank, port, folder)) for rank in range(NUM_RANKS)]
+    children = [context.Process(target=target, args=(rank, port, folder)) for rank in range(num_ranks)]
     for child in children:
         child.start()
     for child in children:
@@ -180,6 +211,15 @@ def test_all_stop_at_one_step_when_one_is_told_and_end_as_if_undisturbed(togethe
     assert together[0]["stopped"]["stopped"] == "stopped in epoch 1, step 3; a checkpoint is saved"
     assert together[1]["stopped"]["stopped"] == "stopped in epoch 1, step 3; the first process saved"
     assert together[0]["resumed"] == together[0]["undisturbed"] == together[1]["resumed"]
+
+
+def test_four_processes_that_are_interrupted_end_with_the_bits_of_an_undisturbed_training(tmp_path: Path) -> None:
+    """Four add floats in another order when their gradients are cut otherwise; two cannot."""
+    assert start(work_as_four, tmp_path, num_ranks=4) == [0, 0, 0, 0]
+    first, *others = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    assert first["tabular"] == first["tabular undisturbed"]
+    assert first["normed"] == first["normed undisturbed"]
+    assert others == [first] * 3
 
 
 def test_another_number_of_processes_continues_the_training(
