@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from include.training.result import Result
     from include.training.rows import Rows
 
-STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP")
+STORAGE_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ALLOW_HTTP",
+)
 """Environment that opens an object store: secrets reach the trainer by no other way."""
 
 _TRACED_ROWS = 64

@@ -237,6 +237,8 @@ def _kill(process: ManagedProcess) -> None:
 def trainer_environment(secrets: Mapping[str, str]) -> dict[str, str]:
     """Return the child's environment: ours without the secrets that are none of the trainer's business."""
     ours = {name: value for name, value in os.environ.items() if not any(part in name for part in _NOT_THE_TRAINERS)}
+    if "AWS_ACCESS_KEY_ID" in secrets:
+        ours.pop("AWS_SESSION_TOKEN", None)  # it goes with other keys
     return ours | dict(secrets) | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -411,3 +411,9 @@ def test_the_trainer_gets_no_secret_but_the_storages(monkeypatch: pytest.MonkeyP
 def test_the_trainer_keeps_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "needed")
     assert trainer_environment({})[name] == "needed"
+
+
+def test_a_token_goes_with_its_own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of the worker's keys")
+    assert "AWS_SESSION_TOKEN" not in trainer_environment({"AWS_ACCESS_KEY_ID": "lake"})
+    assert trainer_environment({"AWS_ACCESS_KEY_ID": "lake", "AWS_SESSION_TOKEN": "its"})["AWS_SESSION_TOKEN"] == "its"
