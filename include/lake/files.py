@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 
+_PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+_PASSING = frozenset(
+    {
+        "BadDigest",
+        "ExpiredToken",
+        "IncompleteBody",
+        "OperationAborted",
+        "RequestTimeTooSkewed",
+        "RequestTimeout",
+        "TokenRefreshRequired",
+        "400",
+    }
+)
+"""Refusals that another try, with newer credentials or on another machine, need not get. A HEAD has no words: its 400
+is an expired token most often. A 403 for a policy or wrong keys is the same each time."""
+
 
 def file_exists(uri: str, *, storage: Storage) -> bool:
     """Return whether a file of the storage is there.
@@ -40,7 +56,7 @@ def read_bytes(uri: str, *, storage: Storage) -> bytes:
         if path.is_file():
             return path.read_bytes()
     elif (answer := _ask_s3("get_object", uri, storage=storage)) is not None:
-        return bytes(answer["Body"].read())
+        return bytes(answer["Body"])
     raise NotFoundError(f"file {uri!r} must exist; got nothing there. Nothing was changed. Write it first.")
 
 
@@ -123,8 +139,14 @@ def delete_file(uri: str, *, storage: Storage) -> None:
 
 
 def _ask_s3(method: str, uri: str, *, storage: Storage, **more: Any) -> dict[str, Any] | None:
-    """Return S3's answer about an object, or None when there is no such object."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    """Return S3's answer about an object, its content read, or None when there is no such object.
+
+    Raises:
+        ServiceError: It does not answer to the end, or asks to come back.
+        SetupError: It refuses for good: a policy, the keys, the bucket.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from urllib3.exceptions import HTTPError
 
     scheme, _, place = uri.partition("://")
     bucket, _, key = place.partition("/")
@@ -136,17 +158,17 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: Any) -> dict[str
     client = _s3_client(tuple(sorted(storage.options.items())))
     try:
         named = {"Prefix": key} if method == "list_objects_v2" else {"Key": key}
-        return dict(getattr(client, method)(Bucket=bucket, **named, **more))
+        answer = dict(getattr(client, method)(Bucket=bucket, **named, **more))
+        return answer | {"Body": answer["Body"].read()} if "Body" in answer else answer
     except ClientError as error:
-        if error.response["Error"]["Code"] in _MISSING:
+        code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in _MISSING:
             return None
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _no_answer(method, uri, error) from error
-        raise SetupError(
-            f"object store must allow {method} of {uri!r}; got {error}. Nothing was changed. Mend the lake's "
-            "connection or the bucket's policy."
-        ) from error
-    except BotoCoreError as error:
+        is_passing = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUSES or code in _PASSING
+        raise (_no_answer if is_passing else _refused)(method, uri, error) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise _refused(method, uri, error) from error
+    except (BotoCoreError, HTTPError) as error:
         raise _no_answer(method, uri, error) from error
 
 
@@ -168,3 +190,10 @@ def _s3_client(options: tuple[tuple[str, str], ...]) -> Any:
 
 def _no_answer(method: str, uri: str, error: Exception) -> ServiceError:
     return ServiceError(f"object store must answer {method} of {uri!r}; got {error}. Nothing was changed. Retry.")
+
+
+def _refused(method: str, uri: str, error: Exception) -> SetupError:
+    return SetupError(
+        f"object store must allow {method} of {uri!r}; got {error}. Nothing was changed. Mend the credentials (the "
+        "lake's connection, the profile's env_secret) or the bucket's policy."
+    )

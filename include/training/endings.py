@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.errors import ServiceError, TradewindError
+from include.errors import ServiceError, SetupError, TradewindError
 from include.training.exit_codes import ExitCode
 from include.training.preflight import PreflightError
 
@@ -50,6 +50,8 @@ def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
         return ExitCode.PREFLIGHT_FAILED
     if isinstance(error, ServiceError):
         return ExitCode.STORAGE_UNAVAILABLE
+    if isinstance(error, SetupError):
+        return ExitCode.BAD_SETUP
     return refused if isinstance(error, TradewindError) else 1
 
 

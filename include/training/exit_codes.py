@@ -24,3 +24,5 @@ class ExitCode(IntEnum):
     """An allocation was refused, on the machine or on the GPU."""
     INTERRUPTED = 75
     """It was asked to stop and saved a checkpoint; a retry continues there."""
+    BAD_SETUP = 78
+    """Something that a person set up refuses it: a bucket's policy, missing credentials; the same job fails again."""

@@ -19,6 +19,7 @@ class FailureKind(StrEnum):
 
     USER_ERROR = "user_error"
     BAD_DATA = "bad_data"
+    SETUP = "setup"
     OUT_OF_MEMORY = "out_of_memory"
     IMAGE = "image"
     QUOTA = "quota"
@@ -53,6 +54,7 @@ NEEDS_A_PERSON = frozenset(
     {
         FailureKind.USER_ERROR,
         FailureKind.BAD_DATA,
+        FailureKind.SETUP,
         FailureKind.OUT_OF_MEMORY,
         FailureKind.IMAGE,
         FailureKind.QUOTA,
@@ -65,6 +67,7 @@ NEEDS_A_PERSON = frozenset(
 _MEANS = {
     FailureKind.USER_ERROR: "the trainer refused it or crashed in the model's code",
     FailureKind.BAD_DATA: "its data cannot be used",
+    FailureKind.SETUP: "the storage or the launcher refuses it as it is set up",
     FailureKind.OUT_OF_MEMORY: "more memory or disk was used than the profile allows",
     FailureKind.IMAGE: "the container cannot be started from its image",
     FailureKind.QUOTA: "a quota leaves no room for it",
@@ -83,6 +86,7 @@ _MEANS = {
 
 _REMEDY = {
     FailureKind.BAD_DATA: "Mend the data, then clear the task.",
+    FailureKind.SETUP: "Mend the credentials, the policy or the profile that it names, then clear the task.",
     FailureKind.OUT_OF_MEMORY: "Name a larger profile in training.profile, or a smaller batch_size.",
     FailureKind.IMAGE: "Mend the image or the Secret of the profile, then clear the task.",
     FailureKind.QUOTA: "Free or raise the quota, or raise pending_s of the profile; then clear the task.",
@@ -141,6 +145,7 @@ class Failure:
 _ERRORS: Mapping[FailureKind, type[TradewindError]] = {
     FailureKind.USER_ERROR: BadInputError,
     FailureKind.BAD_DATA: BadInputError,
+    FailureKind.SETUP: SetupError,
     FailureKind.OUT_OF_MEMORY: SetupError,
     FailureKind.IMAGE: SetupError,
     FailureKind.QUOTA: SetupError,

@@ -103,6 +103,7 @@ def classify(evidence: Evidence) -> Failure | None:
 _TELLING = (
     FailureKind.CANCELLED,
     FailureKind.BAD_DATA,
+    FailureKind.SETUP,
     FailureKind.OUT_OF_MEMORY,
     FailureKind.NODE_LOST,
     FailureKind.PREEMPTED,

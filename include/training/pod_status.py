@@ -18,8 +18,8 @@ from include.training.failure_kinds import Failure, FailureKind
 Seen = Mapping[str, Any]
 """A pod or an event, as Kubernetes' API writes it."""
 
-_REFUSED = (64, 65)
-"""The trainer's own word about the job and its data holds whatever happened around it."""
+_REFUSED = (64, 65, 78)
+"""The trainer's own word about the job, its data and its setup holds whatever happened around it."""
 
 _BY_CODE = {
     1: FailureKind.USER_ERROR,
@@ -30,6 +30,7 @@ _BY_CODE = {
     69: FailureKind.PREFLIGHT,  # the storage does not answer
     71: FailureKind.OUT_OF_MEMORY,
     75: FailureKind.INTERRUPTED,
+    78: FailureKind.SETUP,
     126: FailureKind.IMAGE,
     127: FailureKind.IMAGE,
     128: FailureKind.IMAGE,

@@ -26,7 +26,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     ("error", "code"),
     [
         (BadInputError("x"), ExitCode.BAD_DATA),
-        (SetupError("the bucket's policy"), ExitCode.BAD_DATA),
+        (SetupError("the bucket's policy"), ExitCode.BAD_SETUP),
         (ServiceError("S3"), ExitCode.STORAGE_UNAVAILABLE),
         (PreflightError("no driver"), ExitCode.PREFLIGHT_FAILED),
         (OSError(errno.ENOSPC, "full"), ExitCode.PREFLIGHT_FAILED),

@@ -56,6 +56,7 @@ def event(reason: str, message: str = "words") -> dict[str, Any]:
         (pod(code=65), K.BAD_DATA),
         (pod(code=66), K.PREFLIGHT),
         (pod(code=75), K.INTERRUPTED),
+        (pod(code=78), K.SETUP),
         (pod(code=137), K.INTERRUPTED),
         (pod(code=143), K.INTERRUPTED),
         (pod(code=139), K.UNKNOWN),
@@ -70,6 +71,7 @@ def event(reason: str, message: str = "words") -> dict[str, Any]:
         (disrupted("DeletionByPodGC"), K.NODE_LOST),
         (disrupted("SomethingNew"), K.PREEMPTED),
         (disrupted("EvictionByEvictionAPI", 64), K.USER_ERROR),  # the trainer had refused before
+        (disrupted("EvictionByEvictionAPI", 78), K.SETUP),
         (pod(reason="Evicted", message="The node was low on resource: memory."), K.PREEMPTED),
         (pod(reason="Evicted", message='Usage of EmptyDir volume "dshm" exceeds the limit "1Gi".'), K.OUT_OF_MEMORY),
         (pod(reason="NodeLost"), K.NODE_LOST),
@@ -203,7 +205,7 @@ def test_the_class_of_the_error_says_who_can_do_something() -> None:
 
     assert raised(K.USER_ERROR) is raised(K.BAD_DATA) is BadInputError
     assert raised(K.IMAGE) is raised(K.UNSCHEDULABLE) is raised(K.OUT_OF_MEMORY) is SetupError
-    assert raised(K.NO_RESULT) is SetupError
+    assert raised(K.NO_RESULT) is raised(K.SETUP) is SetupError
     assert raised(K.PREEMPTED) is raised(K.DEADLINE) is raised(K.API_UNREACHABLE) is raised(K.UNKNOWN) is TrainingError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import boto3
@@ -58,3 +59,13 @@ def test_a_job_that_is_not_there_is_said_without_the_secret(lake: Storage, capsy
     said = capsys.readouterr().out
     assert "s3://lake/prod/nowhere/job.json" in said
     assert SECRET not in said
+
+
+def test_a_policy_is_not_called_the_job_or_its_data(lake: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    job = small_job(lake, table=small_table(600))
+    rows = f"arn:aws:s3:::{job.snapshot.uri.removeprefix('s3://')}/*"
+    denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": rows}
+    client = boto3.client("s3", region_name="us-east-1")
+    client.put_bucket_policy(Bucket="lake", Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
+    assert command.main(["--job", job.uri]) == ExitCode.BAD_SETUP
+    assert "error: object store must allow get_object of 's3://lake/prod/snapshots/" in capsys.readouterr().out

@@ -1,0 +1,188 @@
+"""What an object store's refusals and cut answers are: worth another try, or a person's to mend."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+
+from include.errors import ServiceError, SetupError
+from include.lake.files import delete_file, file_exists, list_files, read_bytes, write_bytes
+from include.lake.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTENT = b"0123456789" * 1000
+SECRET = "secret-of-the-lake"
+
+
+def storage_at(port: int) -> Storage:
+    options = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    return Storage(root="s3://lake/prod", options=options)
+
+
+@pytest.fixture
+def lake(free_port: int) -> Iterator[tuple[Storage, Any]]:
+    """Return an object store in a process of its own, and its owner's client."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(free_port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client = boto3.client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=f"http://127.0.0.1:{free_port}",
+        aws_access_key_id="owner",
+        aws_secret_access_key="secret",
+        config=Config(retries={"max_attempts": 1}),
+    )
+    deadline = time.monotonic() + 60
+    try:
+        while True:
+            try:
+                client.create_bucket(Bucket="lake")
+            except BotoCoreError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            else:
+                break
+        yield storage_at(free_port), client
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_a_policy_that_forbids_it_is_for_its_owner_to_mend(lake: tuple[Storage, Any]) -> None:
+    storage, client = lake
+    uri = f"{storage.root}/file"
+    write_bytes(uri, CONTENT, storage=storage)
+    assert read_bytes(uri, storage=storage) == CONTENT
+    denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::lake/*"}
+    client.put_bucket_policy(Bucket="lake", Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
+    with pytest.raises(SetupError, match=r"must allow get_object of .*Forbidden\. Nothing was changed\. Mend the "):
+        read_bytes(uri, storage=storage)
+    with pytest.raises(SetupError, match="NoSuchBucket"):
+        list_files("s3://other/prod", storage=storage)
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers each request with one refusal, or with half of a file."""
+
+    status, code = 200, ""
+
+    def do_GET(self) -> None:
+        if self.code:
+            body = f"<Error><Code>{self.code}</Code><Message>words</Message></Error>".encode()
+            self._answer(body, len(body))
+        else:
+            self._answer(CONTENT[:5000], len(CONTENT))
+            self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self._answer(b"", 0)
+
+    do_PUT = do_DELETE = do_GET
+
+    def _answer(self, body: bytes, length: int) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_about: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Storage, type[Scripted]]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield storage_at(server.server_port), Scripted
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def scripted(server: tuple[Storage, type[Scripted]], monkeypatch: pytest.MonkeyPatch) -> tuple[Storage, type[Scripted]]:
+    """Return an object store that gives half of each file, and the script of its answers."""
+    monkeypatch.setattr(Scripted, "status", 200)
+    monkeypatch.setattr(Scripted, "code", "")
+    return server
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(scripted: tuple[Storage, type[Scripted]]) -> None:
+    storage, _ = scripted
+    with pytest.raises(ServiceError, match=r"must answer get_object of 's3://lake/prod/file'; got .*\. Retry\."):
+        read_bytes(f"{storage.root}/file", storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "ExpiredToken", ServiceError),
+        (400, "RequestTimeout", ServiceError),
+        (400, "IncompleteBody", ServiceError),
+        (403, "RequestTimeTooSkewed", ServiceError),
+        (408, "Busy", ServiceError),
+        (409, "OperationAborted", ServiceError),
+        (429, "TooManyRequests", ServiceError),
+        (500, "InternalError", ServiceError),
+        (503, "SlowDown", ServiceError),
+        (400, "InvalidToken", SetupError),
+        (403, "AccessDenied", SetupError),
+        (403, "InvalidAccessKeyId", SetupError),
+        (403, "SignatureDoesNotMatch", SetupError),
+    ],
+)
+def test_a_refusal_is_tried_again_if_it_can_pass(
+    scripted: tuple[Storage, type[Scripted]], status: int, code: str, kind: type[Exception]
+) -> None:
+    storage, script = scripted
+    script.status, script.code = status, code
+    uri = f"{storage.root}/file"
+    for ask in (read_bytes, delete_file, list_files):
+        with pytest.raises(kind, match=code):
+            ask(uri, storage=storage)
+    with pytest.raises(kind, match=code):
+        write_bytes(uri, CONTENT, storage=storage)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, ServiceError), (403, SetupError), (503, ServiceError)])
+def test_a_refusal_without_words_too(
+    scripted: tuple[Storage, type[Scripted]], status: int, kind: type[Exception]
+) -> None:
+    storage, script = scripted
+    script.status = status
+    with pytest.raises(kind, match=str(status)):
+        file_exists(f"{storage.root}/file", storage=storage)
+
+
+def test_missing_credentials_are_for_a_person_to_mend(
+    scripted: tuple[Storage, type[Scripted]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    named = {name: scripted[0].options[name] for name in ("AWS_REGION", "AWS_ENDPOINT_URL")}
+    storage = Storage(root="s3://lake/prod", options=named)
+    with pytest.raises(SetupError, match=r"Unable to locate credentials.*env_secret"):
+        read_bytes("s3://lake/prod/file", storage=storage)
