@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
 _NO_MEMORY = ("annot allocate memory", "can't allocate memory", "out of memory", "can't start new thread")
+_BROKEN_GPU = (
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "or a hardware error",
+    "is/are busy or unavailable",
+    "no CUDA-capable device",
+    "CUDA unknown error",
+    "CUDA error: unknown error",
+    "system not yet initialized",
+)
+"""What CUDA says of a device that is broken, or that its driver has lost. Source: NVIDIA's table of cudaError_t. Not
+among them: launch failures and illegal addresses, which a kernel of the model causes as well."""
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """What a container leaves to say about its end; Kubernetes shows it in the container's status, 4096 bytes at most."""
@@ -44,7 +56,7 @@ def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
     for cause in _causes(error):
         if _is_out_of_memory(cause):
             return ExitCode.OUT_OF_MEMORY
-        if isinstance(cause, OSError) and cause.errno in _DISK:
+        if (isinstance(cause, OSError) and cause.errno in _DISK) or _is_broken_gpu(cause):
             return ExitCode.PREFLIGHT_FAILED
     if isinstance(error, PreflightError):
         return ExitCode.PREFLIGHT_FAILED
@@ -69,3 +81,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     in_words = isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _NO_MEMORY)
     return in_words or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def _is_broken_gpu(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _BROKEN_GPU)

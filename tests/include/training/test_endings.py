@@ -37,6 +37,11 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ExitCode.OUT_OF_MEMORY),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), ExitCode.OUT_OF_MEMORY),
         (ImportError("failed to map segment: Cannot allocate memory"), ExitCode.OUT_OF_MEMORY),
+        (
+            RuntimeError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors..."),
+            ExitCode.PREFLIGHT_FAILED,
+        ),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), 1),
         (RuntimeError("shapes differ"), 1),
         (PermissionError(errno.EACCES, "no"), 1),
     ],
