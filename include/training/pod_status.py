@@ -88,8 +88,8 @@ _BY_EVENT = {
 _OF_TORCHRUN = 1
 _TORCHRUN_CAUSE = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """How torch.distributed.elastic names the process that failed first (ChildFailedError)."""
-_TORCHRUN_ALONE = re.compile(r"(Dist(Store|Network)|RendezvousTimeout|RendezvousConnection)Error")
-"""What torchrun itself ends with when those of the other pods do not come."""
+_TORCHRUN_ALONE = re.compile(r"(Dist(Store|Network)|RendezvousTimeout|RendezvousConnection)Error|SignalException")
+"""What torchrun itself ends with when those of the other pods do not come, or when it is told to end before they do."""
 
 _OVER_ITS_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeds its limit", "exceeded its local")
 

@@ -250,9 +250,14 @@ def test_torchrun_ends_with_1_and_tells_who_failed_first(cause: int, kind: Failu
 
 
 @pytest.mark.parametrize(
-    "words", ["torch.distributed.DistStoreError: Timed out after 601 seconds", "RendezvousTimeoutError"]
+    "words",
+    [
+        "torch.distributed.DistStoreError: Timed out after 601 seconds",
+        "RendezvousTimeoutError",
+        "torch.distributed.elastic.multiprocessing.api.SignalException: Process 7 got signal: 15",
+    ],
 )
-def test_a_torchrun_that_nobody_joined_was_interrupted(words: str) -> None:
+def test_a_torchrun_that_nobody_joined_or_that_was_told_to_end_was_interrupted(words: str) -> None:
     seen = pod(code=1)
     seen["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = f"Traceback...\n{words}"
     found = classify(Evidence(pods=[seen]))
