@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from include.training.ranks import Ranks
 from include.training.tabular import NetworkInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from include.training.checkpoints import Checkpoints
     from include.training.job import Job
@@ -84,8 +85,9 @@ def fit(
     say = say if ranks.is_first else _say_nothing
     require_precision(job.training.precision, device=ranks.device, model=job.spec.name)
     _make_deterministic(job.seed)
-    loop = Loop(job, rows, network=_build(job, rows), ranks=ranks)
-    newest = _restore(loop, checkpoints, say=say)
+    with _all_there(ranks, lambda said: f"before its first step, to {said}; the checkpoints are as they were"):
+        loop = Loop(job, rows, network=_build(job, rows), ranks=ranks)
+        newest = _restore(loop, checkpoints, say=say)
     since = time.perf_counter()
     with CheckpointWriter(checkpoints, newest=newest, say=say) as writer:
         _run(loop, writer, should_stop=should_stop, say=say)
@@ -105,15 +107,27 @@ def _say_nothing(_line: str) -> None:
 
 def _run(loop: Loop, writer: CheckpointWriter, *, should_stop: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Train to the end, as long as all processes are there."""
-    try:
+
+    def tell(said: str) -> str:
+        return f"in epoch {loop.epoch}, step {loop.step}, to {said}; of its checkpoints {writer.name_newest()}"
+
+    with _all_there(loop.ranks, tell):
         _run_steps(loop, writer, should_stop=should_stop, say=say)
+
+
+@contextmanager
+def _all_there(ranks: Ranks, tell: Callable[[str], str]) -> Iterator[None]:
+    """Make an interruption of what the loss of another process raises; `tell` says where, from the error's first line.
+
+    Raises:
+        InterruptedTrainingError: Another process is gone.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if not loop.ranks.is_lost(error):
+        if not ranks.is_lost(error):
             raise
-        where = f"in epoch {loop.epoch}, step {loop.step}, to {str(error).splitlines()[0]}"
-        raise InterruptedTrainingError(
-            f"lost another process {where}; of its checkpoints {writer.name_newest()}"
-        ) from error
+        raise InterruptedTrainingError(f"lost another process {tell(str(error).splitlines()[0])}") from error
 
 
 def _run_steps(

@@ -50,8 +50,7 @@ class Ranks:
 
     def is_lost(self, error: RuntimeError) -> bool:
         """Return whether an error says that another process does not answer any more."""
-        is_theirs = isinstance(error, distributed.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
-        return self.world_size > 1 and is_theirs
+        return self.world_size > 1 and _is_of_others(error)
 
     def shard(self, rows_B: torch.Tensor) -> torch.Tensor:
         """Return this process' share of a batch's rows; the shares of all processes are the batch."""
@@ -134,11 +133,17 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         distributed.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
-    except distributed.DistError as error:
+    except RuntimeError as error:
+        if not _is_of_others(error):
+            raise
         reason = str(error).splitlines()[0]
         raise StoppedError(f"the other processes must come within {TIMEOUT_S} s; got {reason}") from error
     yield Ranks(device=device, rank=distributed.get_rank(), world_size=world_size)
     distributed.destroy_process_group()  # not after an error: nccl would wait for processes that are gone
+
+
+def _is_of_others(error: RuntimeError) -> bool:
+    return isinstance(error, distributed.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
 
 
 def _device_of(local_rank: int) -> torch.device:

@@ -103,6 +103,17 @@ def be_killed(rank: int, port: int, folder: Path) -> None:
     os._exit(75)  # as the command does
 
 
+def be_gone_at_once(rank: int, port: int, folder: Path) -> None:
+    """Be one of two processes, of which the last is killed before its first step."""
+    become(rank, port)
+    job, storage = make(folder, **EXACT)
+    with joined_ranks() as ranks:
+        if rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (folder / "told").write_text(train(job, storage, ranks=ranks)["stopped"])
+        os._exit(75)
+
+
 def work(rank: int, port: int, folder: Path) -> None:
     """Be one of the processes: train the jobs that the test compares, one after the other."""
     become(rank, port)
@@ -239,10 +250,17 @@ def test_a_killed_process_costs_no_more_than_the_steps_since_the_checkpoint(
     job, storage = make(tmp_path, **EXACT, checkpoint_interval_s=1e-9)
     newest = Checkpoints.of_job(job, storage=storage).steps()[-1]
     told = (tmp_path / "told").read_text()
-    assert told.startswith("lost another process in epoch 2, step 4, to ")
+    assert told.startswith("lost another process in epoch 2, step ")
     assert told.endswith(f"; of its checkpoints the newest is of step {newest}")
     assert 0 < newest <= 20
     assert train(job, storage, ranks=Ranks.alone())["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+
+
+def test_a_process_that_is_gone_before_the_first_step_is_an_interruption_too(tmp_path: Path) -> None:
+    assert start(be_gone_at_once, tmp_path) == [75, -signal.SIGKILL]
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("lost another process before its first step, to ")
+    assert told.endswith("; the checkpoints are as they were")
 
 
 def test_dropout_differs_between_processes_that_continue_otherwise(tmp_path: Path) -> None:
