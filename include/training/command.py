@@ -98,6 +98,7 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
         watch = _Watch()
         machine = Machine.this_one()
         check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
+        check_torch(job, machine=machine)
         if stop.run:
             stop.claim = Claim.take(job, storage=storage)
         watch.lap("preflight")
@@ -105,7 +106,6 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
             blame = ExitCode.BAD_DATA
             rows = _load(job, storage=storage, watch=watch)
             blame = ExitCode.BAD_JOB
-            check_torch(job, machine=machine)
             _train(job, rows, storage=storage, stop=stop, watch=watch, sampler=sampler)
             return ExitCode.DONE, ""
     except StoppedError as error:

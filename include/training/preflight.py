@@ -124,21 +124,24 @@ def _check_driver(job: Job, machine: Machine) -> None:
 
 
 def check_torch(job: Job, *, machine: Machine) -> None:
-    """Check that torch computes on the GPUs that were given, and can talk between them; without GPUs, nothing.
+    """Check that torch computes on this process' GPU, and can talk between them; without GPUs, nothing.
 
     Raises:
         PreflightError: It cannot.
+        SetupError: This process has no GPU: there are more processes than GPUs.
     """
     if not machine.num_gpus:
         return
     import torch
+
+    from include.training.ranks import own_device
 
     if not torch.cuda.is_available():
         raise _unfit(job, f"CUDA for its {machine.num_gpus} GPU(s)", f"none in torch {torch.__version__}")
     if machine.num_processes > 1 and not torch.distributed.is_nccl_available():
         raise _unfit(job, f"NCCL for {machine.num_processes} processes", f"none in torch {torch.__version__}")
     try:
-        total = float(torch.ones(1024, device="cuda").sum())
+        total = float(torch.ones(1024, device=own_device(machine.environment)).sum())
     except RuntimeError as error:
         raise _unfit(job, "a GPU that computes", str(error).splitlines()[0]) from error
     if total != 1024:  # noqa: PLR2004 - the sum of so many ones

@@ -41,7 +41,7 @@ class Ranks:
     @classmethod
     def alone(cls) -> Ranks:
         """Return a process that trains by itself, on the first GPU if there is one."""
-        return cls(device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+        return cls(device=own_device({}))
 
     @property
     def is_first(self) -> bool:
@@ -128,7 +128,7 @@ def joined_ranks(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]
     if world_size == 1:
         yield Ranks.alone()
         return
-    device = _device_of(int(environment["LOCAL_RANK"]))
+    device = own_device(environment)
     # Tensors of the machine's own memory go over gloo, those of a GPU over nccl.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
@@ -146,7 +146,13 @@ def _is_of_others(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or any(name in str(error).lower() for name in ("gloo", "nccl"))
 
 
-def _device_of(local_rank: int) -> torch.device:
+def own_device(environment: Mapping[str, str]) -> torch.device:
+    """Return where this process computes: the GPU of its number on this machine, or the processor without any.
+
+    Raises:
+        SetupError: More processes than GPUs on this machine.
+    """
+    local_rank = int(environment.get("LOCAL_RANK", "0"))
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from include.training import command
 from include.training.exit_codes import ExitCode
 from include.training.nvml import GpuState, Nvml
-from include.training.preflight import GPUS_VARIABLE, Machine, PreflightError, check_machine
+from include.training.preflight import GPUS_VARIABLE, Machine, PreflightError, check_machine, check_torch
+from tests.gpu import needs_gpus
 from tests.snapshots import small_job, small_table
 
 if TYPE_CHECKING:
@@ -128,6 +130,28 @@ def test_a_training_that_was_given_gpus_never_trains_without(
     monkeypatch.setenv(GPUS_VARIABLE, "1")
     assert command.main(["--job", job.uri]) == ExitCode.PREFLIGHT_FAILED
     assert "needs a working NVIDIA driver; got none that libnvidia-ml.so.1 can talk to" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a torch without CUDA")
+def test_torch_is_asked_before_rows_are_read(
+    job: Job, stub: Nvml, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "1")
+    monkeypatch.setattr(Nvml, "load", lambda: stub)
+    shutil.rmtree(job.snapshot.uri)
+    assert command.main(["--job", job.uri]) == ExitCode.PREFLIGHT_FAILED
+    assert "needs CUDA for its 1 GPU(s); got none in torch" in capsys.readouterr().out
+
+
+@needs_gpus(2)
+def test_each_process_asks_its_own_gpu(job: Job, tmp_path: Path) -> None:
+    for number in (0, 1):
+        torch.cuda.reset_peak_memory_stats(number)
+    before = [torch.cuda.max_memory_allocated(number) for number in (0, 1)]
+    with torch.cuda.device(0):
+        check_torch(job, machine=machine(tmp_path, environment={GPUS_VARIABLE: "2", "LOCAL_RANK": "1"}))
+    assert torch.cuda.max_memory_allocated(0) == before[0]
+    assert torch.cuda.max_memory_allocated(1) > before[1]
 
 
 @pytest.mark.gpu

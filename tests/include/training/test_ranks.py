@@ -22,7 +22,7 @@ from include.models.flight_delays import network
 from include.training.checkpoints import Checkpoints
 from include.training.endings import StoppedError
 from include.training.fit import Fitted, InterruptedTrainingError, fit
-from include.training.ranks import Ranks, joined_ranks
+from include.training.ranks import Ranks, joined_ranks, own_device
 from include.training.rows import load_rows
 from tests.gpu import needs_gpus
 from tests.snapshots import SPEC, small_job, small_table
@@ -302,6 +302,18 @@ def test_a_process_whose_others_do_not_come_is_interrupted(free_port: int, monke
         monkeypatch.setenv(name, value)
     with pytest.raises(StoppedError, match="the other processes must come within 1 s; got "), joined_ranks():
         pytest.fail("it has met nobody")
+
+
+def test_a_process_computes_on_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert own_device({"LOCAL_RANK": "1"}) == torch.device("cuda", 1)
+    assert own_device({}) == torch.device("cuda", 0)
+    assert chosen == [torch.device("cuda", 1), torch.device("cuda", 0)]
+    with pytest.raises(SetupError, match="at most 2 processes on this machine, one a GPU; got process 3"):
+        own_device({"LOCAL_RANK": "2"})
 
 
 @needs_gpus()
