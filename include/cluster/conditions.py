@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _RULE = re.compile(r"^(?P<path>\.?[A-Za-z][\w.\-/]*?)(=(?P<value>[^=]+))?$")
+_STATUS = ".status."
 _SHOWN_CHARS = 300
 
 
@@ -61,6 +62,8 @@ class Rule:
     def holds(self, found: Mapping[str, Any]) -> bool:
         """Return whether an object fulfils it; what its controller said about an older version does not count."""
         if self.path.startswith("."):
+            if self.path.startswith(_STATUS) and not _is_current({}, found):
+                return False
             value: Any = found
             for key in self.path[1:].split("."):
                 value = value.get(key) if isinstance(value, dict) else None

@@ -53,6 +53,21 @@ def test_a_rule_names_a_condition_or_a_field(text: str, holds: bool) -> None:
     assert Rule.parse(text).holds(found) is holds
 
 
+@pytest.mark.parametrize(
+    ("rule", "seen", "holds"),
+    [
+        (".status.phase=Bound", 1, False),
+        (".status.phase=Bound", 2, True),
+        (".status.phase=Bound", None, True),
+        (".spec.done=True", 1, True),
+    ],
+)
+def test_the_status_of_an_older_version_does_not_count(rule: str, seen: int | None, holds: bool) -> None:
+    observed = {} if seen is None else {"observedGeneration": seen}
+    found = thing(generation=2, phase="Bound", **observed) | {"spec": {"done": True}}
+    assert Rule.parse(rule).holds(found) is holds
+
+
 @pytest.mark.parametrize("text", ["", ".status.phase", "=True", "a b", "Ready=a=b"])
 def test_what_is_no_rule_is_refused(text: str) -> None:
     with pytest.raises(BadInputError, match="a rule must be a condition such as Ready"):
