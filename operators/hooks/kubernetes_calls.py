@@ -11,6 +11,8 @@ REQUEST_TIMEOUT_S = 30.0
 CONFLICT = 409
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 15.0
+APPLY = "application/apply-patch+yaml"
+"""Content type of a server-side apply."""
 _NOT_FOUND = 404
 _FORBIDDEN = 403
 _TRANSIENT = frozenset({401, 408, 409, 410, 425, 429, 500, 502, 503, 504})
@@ -74,10 +76,17 @@ class StatusError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-def raise_unless_gone(error: Any, *, verb: str, path: str) -> None:
-    """Raise what a status means, unless it is that the object is not there."""
+def raise_unless_gone(error: Any, *, verb: str, path: str, kind: str) -> None:
+    """Raise what a status means, unless it is that the object is not there.
+
+    Args:
+        error: Of a client.
+        verb: HTTP method.
+        path: What was called.
+        kind: Content type of the call: what is created or applied needs no object, but its kind and namespace.
+    """
     status, reason = int(error.status or 0), _reason(error)
-    if status == _NOT_FOUND and verb != "POST":
+    if status == _NOT_FOUND and verb != "POST" and kind != APPLY:
         return
     if status in _TRANSIENT or status == 0:
         raise StatusError(
@@ -86,9 +95,11 @@ def raise_unless_gone(error: Any, *, verb: str, path: str) -> None:
             status=status,
             retry_after_s=_retry_after_s(error),
         ) from error
+    remedy = "Mend the profile or the rights of the connection's account."
+    if status == _NOT_FOUND:
+        remedy = "Make the namespace, or install what the kind belongs to."
     raise RefusedError(
-        f"{verb} {path} must be allowed; got {status} {reason}. Nothing was changed. Mend the profile or the rights of "
-        "the connection's account.",
+        f"{verb} {path} must be allowed; got {status} {reason}. Nothing was changed. {remedy}",
         status=status,
         reason=reason,
     ) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.errors import ServiceError, SetupError
 from operators.hooks.kubernetes_calls import (
+    APPLY,
     CONFLICT,
     REQUEST_TIMEOUT_S,
     deletion,
@@ -104,7 +105,7 @@ class KubernetesObjects:
         With a `resourceVersion` in it, a StatusError says at once that the object has changed meanwhile.
         """
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        found = self._call("PATCH", path, query=query, body=manifest, kind="application/apply-patch+yaml")
+        found = self._call("PATCH", path, query=query, body=manifest, kind=APPLY)
         return found or {}
 
     def patch(self, path: str, change: Mapping[str, Any]) -> None:
@@ -146,7 +147,7 @@ class KubernetesObjects:
         try:
             answer = self._client.call_api(path, verb, **_call(query, body=body, kind=kind))
         except ApiException as error:
-            raise_unless_gone(error, verb=verb, path=path)
+            raise_unless_gone(error, verb=verb, path=path, kind=kind)
             return None
         except (HTTPError, OSError, ValueError) as error:
             raise unreachable(verb, path, error) from error
@@ -227,7 +228,7 @@ class AsyncKubernetesObjects:
             try:
                 answer = await connection.call_api(path, verb, **_call(query or {}, body=body, kind=kind))
             except ApiException as error:
-                raise_unless_gone(error, verb=verb, path=path)
+                raise_unless_gone(error, verb=verb, path=path, kind=kind)
                 return None
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 raise unreachable(verb, path, error) from error
