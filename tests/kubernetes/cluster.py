@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from tests.kubernetes.clock import Clock
     from tests.kubernetes.containers import Process
     from tests.kubernetes.faults import Fault
+    from tests.kubernetes.store import Change
 
+FOREGROUND = "foregroundDeletion"
+"""Finalizer of an owner that waits until what blocks it is gone."""
+_COLLECT_S = 0.1
 Controller = Callable[[Object], Generator[float | Object, None, None]]
 """What happens to a new custom object: yields seconds to wait and patches of it."""
 
@@ -78,7 +82,7 @@ class Cluster:
         self.store = Store(agenda=Agenda(clock=self.clock))
         self.kubelets = Kubelets(store=self.store)
         self.jobs = JobController(self)
-        self.store.observers.append(self.jobs.on_change)
+        self.store.observers += [self.jobs.on_change, self._collect]
         self.nodes = NodeController(kubelets=self.kubelets)
 
     @property
@@ -158,13 +162,29 @@ class Cluster:
         if key.kind == PODS:
             self.kubelets.delete(key, None if grace is None else float(grace))
             return found
-        owned = self.store.owned(found["metadata"]["uid"])
-        if options.get("propagationPolicy") != "Orphan":
-            for each in owned:
-                self.delete(each, {})
+        policy = options.get("propagationPolicy")
+        waits = policy == "Foreground" and bool(self.store.blocking(found["metadata"]["uid"]))
+        kept = [name for name in found["metadata"].get("finalizers", ()) if name != FOREGROUND]
+        found["metadata"]["finalizers"] = [*kept, FOREGROUND] if waits else kept
         self.store.mark_deleted(key, 0)
+        if policy != "Orphan":
+            for each in self.store.owned(found["metadata"]["uid"]):
+                self.delete(each, {"propagationPolicy": policy})
         self.store.release(key)
         return found
+
+    def _collect(self, change: Change) -> None:
+        """Let an owner go that was deleted in the foreground, when the last of what blocks it has gone."""
+        if change.type == "DELETED":
+            for owner in change.object["metadata"].get("ownerReferences", ()):
+                self.store.agenda.after(_COLLECT_S, lambda uid=owner["uid"]: self._let_go(uid))
+
+    def _let_go(self, uid: str) -> None:
+        for key, found in list(self.store.objects.items()):
+            meta = found["metadata"]
+            if meta["uid"] == uid and FOREGROUND in meta.get("finalizers", ()) and not self.store.blocking(uid):
+                meta["finalizers"].remove(FOREGROUND)
+                self.store.release(key)
 
     def log_of(self, pod: Object, container: str) -> Process:
         """Return the process whose lines are a container's log.

@@ -20,12 +20,16 @@ class Terminated(Exception):  # noqa: N818 - a signal, not an error
     """SIGTERM, as a program sees it."""
 
 
-def sleep_and_exit(run_s: float = 5.0, exit_code: int = 0) -> Program:
-    """Return a program that says what it does, takes its time, and ends; SIGTERM ends it at once."""
+def sleep_and_exit(run_s: float = 5.0, exit_code: int = 0, *, stop_s: float = 0.0) -> Program:
+    """Return a program that says what it does, takes its time, and ends; after a SIGTERM it needs `stop_s`."""
 
     def run(pod: dict[str, Any], container: dict[str, Any]) -> Steps:
         yield f"{pod['metadata']['name']}: {' '.join(container.get('args') or [])}"
-        yield run_s
+        try:
+            yield run_s
+        except Terminated:
+            yield stop_s
+            raise
         yield f"exit {exit_code}"
         return exit_code
 

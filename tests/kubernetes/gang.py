@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 READ_S = 5.0
 EXPORT_S = 5.0
-SAVE_S = 2.0
 CLOSE_S = 3.0
 STEP_S = 1.0
 MEET_S = 600.0
@@ -135,7 +134,7 @@ def _train(trainer: Trainer, gang: Gang, rank: int, job: Job) -> Steps:
         if rank == 0:
             yield from _leave(trainer, gang, run, job)
         else:
-            yield from whatever_is_asked(SAVE_S)
+            yield from whatever_is_asked(trainer.save_s)
     return code
 
 
@@ -172,7 +171,7 @@ def _follow(trainer: Trainer, gang: Gang, run: Run) -> Steps:
         is_whole = _is_whole(trainer, run)
         stalled_s = 0.0 if is_whole else stalled_s + STEP_S
         if gang.is_asked:
-            yield from whatever_is_asked(SAVE_S)
+            yield from whatever_is_asked(trainer.save_s)
             return ExitCode.INTERRUPTED
         if stalled_s >= TIMEOUT_S or (gang.has_lost and is_whole):
             return ExitCode.INTERRUPTED
@@ -182,7 +181,7 @@ def _follow(trainer: Trainer, gang: Gang, run: Run) -> Steps:
 def _leave(trainer: Trainer, gang: Gang, run: Run, job: Job) -> Steps:
     """Save a checkpoint, unless nobody is left to agree on it."""
     gang.is_asked = True
-    yield from whatever_is_asked(SAVE_S)
+    yield from whatever_is_asked(trainer.save_s)
     trainer.keep(job, run)
     yield from trainer.say("interrupted; a checkpoint is saved")
     return ExitCode.INTERRUPTED

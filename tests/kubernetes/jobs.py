@@ -64,8 +64,7 @@ class JobController:
         elif len(done) >= wanted:
             self._finish(key, job, "Complete", "CompletionsReached")
         else:
-            for index in [n for n in range(wanted) if n not in done | live][: spec.get("parallelism", 1) - len(live)]:
-                self._create_pod(key, job, index)
+            self._create_missing(key, job, done | live, num_live=len(live))
             if status != before:
                 self.cluster.store.changed(key)
 
@@ -111,6 +110,14 @@ class JobController:
         if gone:
             status["failed"] = status.get("failed", 0) + len(gone)
         return ""
+
+    def _create_missing(self, key: Key, job: Object, there: set[int], *, num_live: int) -> None:
+        if "deletionTimestamp" in job["metadata"]:
+            return
+        spec = job["spec"]
+        wanted = spec.get("completions") or spec.get("parallelism", 1)
+        for index in [n for n in range(wanted) if n not in there][: spec.get("parallelism", 1) - num_live]:
+            self._create_pod(key, job, index)
 
     def _create_pod(self, key: Key, job: Object, index: int) -> None:
         template = copy.deepcopy(job["spec"]["template"])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KINDS = tuple(FAULTS)
 _WORK_S = (180.0, 300.0, 420.0)
+_SAVE_S = (2.0, 20.0, 55.0)
+"""Up to nearly the grace of the profiles."""
 _SECOND_SHARE = 0.4
 _SECONDS = (*DISRUPTIONS, "worker_killed", "triggerer_killed", "api_error")
 """What may come on top."""
@@ -36,8 +38,8 @@ _WISHES = {
 }
 """What a task is when a person has wished so."""
 _BEFORE_THE_JANITOR_S = 480.0
-_GPUS = (4, 4, 4)
-"""Each node has room for one of two pods, and one node may be lost."""
+_GPUS = (4, 4, 4, 4, 4)
+"""Each node has room for one of two pods: two trainings of two pods would have room, and one node may be lost."""
 _STORED = "tradewind_failures"
 
 
@@ -163,6 +165,7 @@ def run_sequence(
     world = World(folder=folder, make_operator=make_operator, airflow_api=airflow_api, start_at=start_at, gpus=_GPUS)
     with world:
         world.trainer.work_s = draw.choice(_WORK_S)
+        world.trainer.save_s = random.Random(f"save {seed}").choice(_SAVE_S)
         extent = extent.of_work(world.trainer.work_s)
         happened: list[str] = []
         FAULTS[kind](world, draw, extent, lambda: happened.append(kind))

@@ -94,7 +94,7 @@ class ScriptedKubernetes:
         self._loop.close()
 
     async def _run(self) -> None:
-        runner = web.AppRunner(Api(self.cluster).app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(Api(self.cluster).app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

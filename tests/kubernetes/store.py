@@ -172,11 +172,17 @@ class Store:
 
     def owned(self, uid: str) -> list[Key]:
         """Return the objects that name an owner."""
-        return [
-            key
-            for key, found in self.objects.items()
-            if any(owner["uid"] == uid for owner in found["metadata"].get("ownerReferences", ()))
-        ]
+        return [key for key, found in self.objects.items() if _owner(found, uid)]
+
+    def blocking(self, uid: str) -> list[Key]:
+        """Return the objects that hold back an owner that is deleted in the foreground."""
+        return [key for key in self.owned(uid) if _owner(self.objects[key], uid).get("blockOwnerDeletion")]
+
+
+def _owner(found: Object, uid: str) -> Object:
+    """Return how an object names an owner; empty: it does not."""
+    owners = found["metadata"].get("ownerReferences", ())
+    return next((owner for owner in owners if owner["uid"] == uid), {})
 
 
 def merge(into: Object, patch: Object) -> None:

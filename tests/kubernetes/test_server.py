@@ -180,6 +180,34 @@ def test_an_indexed_job_runs_its_pods(kubernetes: ScriptedKubernetes, core: clie
     assert core.list_namespaced_pod("ml").items == []
 
 
+def test_a_job_that_is_deleted_in_the_foreground_stays_until_its_pods_are_gone(
+    kubernetes: ScriptedKubernetes, core: client.CoreV1Api
+) -> None:
+    kubernetes.cluster.kubelets.program = sleep_and_exit(1000, stop_s=20)
+    batch = client.BatchV1Api()
+    spec = {"completions": 2, "parallelism": 2, "completionMode": "Indexed", "template": {"spec": manifest()["spec"]}}
+    batch.create_namespaced_job("ml", {"metadata": {"name": "ranks"}, "spec": spec})
+    wait(kubernetes, 3)
+    batch.delete_namespaced_job("ranks", "ml", propagation_policy="Foreground")
+    wait(kubernetes, 15)
+    job = batch.read_namespaced_job("ranks", "ml")
+    assert (job.metadata.finalizers, len(core.list_namespaced_pod("ml").items)) == (["foregroundDeletion"], 2)
+    wait(kubernetes, 10)
+    assert batch.list_namespaced_job("ml").items == core.list_namespaced_pod("ml").items == []
+
+
+def test_a_deletion_in_the_background_waits_for_nothing(kubernetes: ScriptedKubernetes, core: client.CoreV1Api) -> None:
+    kubernetes.cluster.kubelets.program = sleep_and_exit(1000, stop_s=20)
+    batch = client.BatchV1Api()
+    spec = {"completions": 2, "parallelism": 2, "completionMode": "Indexed", "template": {"spec": manifest()["spec"]}}
+    batch.create_namespaced_job("ml", {"metadata": {"name": "ranks"}, "spec": spec})
+    wait(kubernetes, 3)
+    batch.delete_namespaced_job("ranks", "ml", propagation_policy="Foreground")
+    batch.delete_namespaced_job("ranks", "ml", propagation_policy="Background")
+    assert batch.list_namespaced_job("ml").items == []
+    assert [pod.metadata.deletion_timestamp is None for pod in core.list_namespaced_pod("ml").items] == [False, False]
+
+
 def test_a_custom_object_has_the_life_that_its_controller_gives_it(kubernetes: ScriptedKubernetes) -> None:
     def train(_job: dict[str, Any]) -> Iterator[float | dict[str, Any]]:
         yield 10.0

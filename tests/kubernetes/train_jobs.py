@@ -71,7 +71,7 @@ def _job(found: Object) -> Object:
         "metadata": {
             "name": f"{meta['name']}-node-0",
             "labels": replicated["template"].get("metadata", {}).get("labels", {}),
-            "ownerReferences": [{**owner, "controller": True}],
+            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
         },
         "spec": {
             "completionMode": "Indexed",

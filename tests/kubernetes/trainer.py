@@ -16,7 +16,7 @@ from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.result import Epoch, Result, read_result, write_result
 from tests.kubernetes.containers import Terminated
-from tests.kubernetes.gang import CLOSE_S, EXPORT_S, READ_S, SAVE_S, Gang, Place, together, whatever_is_asked
+from tests.kubernetes.gang import CLOSE_S, EXPORT_S, READ_S, Gang, Place, together, whatever_is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,7 @@ class Trainer:
         agenda: The cluster's time.
         work_s: Seconds that the whole training takes.
         checkpoint_s: Seconds between checkpoints.
+        save_s: Seconds that it takes to save one and end, when it is told to end.
         place_of: Which of how many processes a pod is.
         is_heard: Whether a pod's node is connected to the others.
         flaw: What is wrong with the job itself.
@@ -81,6 +82,7 @@ class Trainer:
     agenda: Agenda
     work_s: float = 600.0
     checkpoint_s: float = 60.0
+    save_s: float = 2.0
     place_of: Callable[[dict[str, Any]], Place] = lambda pod: Place(gang=pod["metadata"]["uid"])
     is_heard: Callable[[str], bool] = lambda _pod: True
     flaw: Flaw = "none"
@@ -192,7 +194,7 @@ class Trainer:
         return 0
 
     def _interrupted(self, job: Job, run: Run) -> Steps:
-        yield from whatever_is_asked(SAVE_S)
+        yield from whatever_is_asked(self.save_s)
         self.keep(job, run)
         yield from self.say("interrupted; a checkpoint is saved")
         return ExitCode.INTERRUPTED

@@ -65,7 +65,7 @@ class World:
         airflow_api: Airflow's REST API, where the janitor asks; None: no janitor comes.
         start_at: Seconds since 1970 at the beginning.
         gpus: Of each node that has any.
-        num_duplicates: How often a second live pod of the job came to be beside the first.
+        num_duplicates: How often a second live pod of the job came to be beside the first, which may be told to end.
         num_armed: Kills and disruptions that wait for their moment.
         num_left: Live pods that were left three minutes after the task had ended, for the janitor.
         busy_s: Seconds that trainers had run by then, all together.
@@ -187,7 +187,7 @@ class World:
         uid, pod = change.object["metadata"]["uid"], change.object
         others = self._live[(pod["metadata"].get("annotations") or {}).get(INDEX, "")]
         live = pod["status"]["phase"] not in ENDED if "status" in pod else True
-        if live and change.type != "DELETED" and "deletionTimestamp" not in pod["metadata"]:
+        if live and change.type != "DELETED":
             self.num_duplicates += uid not in others and bool(others)
             others.add(uid)
         else:
