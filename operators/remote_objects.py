@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,3 +99,6 @@ class OnCluster:
         for line in self.api.log(self.watch.owner, **since.query(self.watch.container)).split("\n"):
             if (said := unread.take(line)) is not None:
                 self.log.info("%s", said)
+        if unread.place != since:
+            with suppress(TradewindError):  # a line that comes twice is no reason to leave it running
+                self.api.patch(self.watch.owner, unread.place.note)

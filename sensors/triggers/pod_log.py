@@ -41,6 +41,11 @@ class Place:
         stamp, _, same = text.partition(" ")
         return cls(after=stamp if _moment(stamp) else "", same=int(same) if same.isdigit() else 0)
 
+    @property
+    def note(self) -> dict[str, Any]:
+        """What notes it on a pod, as a patch."""
+        return {"metadata": {"annotations": {CURSOR: f"{self.after} {self.same}"}}}
+
     def query(self, container: str) -> dict[str, str]:
         """Return what to ask the server for: what nobody has read; it takes whole seconds."""
         query = {"container": container, "timestamps": "true"}
@@ -120,8 +125,7 @@ class PodLog:
             found.append(said)
         if found:
             with suppress(TradewindError):  # a line that comes twice is no reason to end a training
-                cursor = {CURSOR: f"{self._told.after} {self._told.same}"}
-                await self._api.patch(self._path, {"metadata": {"annotations": cursor}})
+                await self._api.patch(self._path, self._told.note)
         return found
 
     def stop(self) -> None:
