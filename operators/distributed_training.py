@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from include.training.manifests import CONTAINER, TRAINJOB_CONTAINER, indexed_job, service, train_job
@@ -8,6 +9,8 @@ from operators.hooks.kubernetes_objects import DEFAULT_CONN
 from operators.remote_training import RemoteTrainingOperator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.sdk import Context
 
     from include.training.watch import Watch
@@ -47,11 +50,16 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
 
     def create(self, objects: OnCluster, context: Context) -> None:  # noqa: ARG002 - names are in the work
         """Apply the Job and its Service, or the TrainJob."""
-        training = objects.work.training
         path, owner = apply_manifest(objects.api, self._manifest(objects.work))
         self.log.info("applied %s", path)
+        self.complete(objects, owner)
+
+    def complete(self, objects: OnCluster, owner: Mapping[str, Any]) -> None:
+        """Apply the Service by which a Job's pods find each other."""
         if self.kind == "job":
-            apply_manifest(objects.api, service(training), owner=owner)
+            training = replace(objects.work.training, name=owner["metadata"]["name"])
+            job = indexed_job(training) | {"metadata": owner["metadata"]}  # what a list gives has no kind
+            apply_manifest(objects.api, service(training), owner=job)
 
     def watch(self, work: Work) -> Watch:
         """Return what is waited for: the Job or TrainJob, with the pods that carry its labels."""
@@ -59,7 +67,7 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
             manifest_path(self._manifest(work)),
             container=TRAINJOB_CONTAINER if self.kind == "trainjob" else CONTAINER,
             poll_s=self.poll_interval,
-            selector=",".join(f"{key}={value}" for key, value in sorted(work.training.labels.items())),
+            has_pods=True,
         )
 
     def _manifest(self, work: Work) -> dict[str, Any]:

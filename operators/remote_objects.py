@@ -12,11 +12,13 @@ from include.errors import TradewindError
 from include.training.manifests import pod_spec
 from include.training.scheduling import why_no_node
 from include.training.sweep import has_ended
+from operators.hooks.kubernetes_calls import object_path
 from operators.remote_work import SETTLED
 from sensors.triggers.pod_log import Place, Unread
+from sensors.triggers.remote_training import told_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from include.training.watch import Watch
     from operators.hooks.kubernetes_objects import KubernetesObjects
@@ -40,20 +42,28 @@ class OnCluster:
     log: Any
 
     def find(self) -> Mapping[str, Any] | None:
-        """Return what is there by the work's name; what is left of other work is deleted first, and may take a while.
+        """Return what is there of the task instance; what is left of other work is deleted first, and may take a while.
+
+        It is found by its labels: another release may have given it another name. Pods without an owner count as work
+        that was told to end.
 
         Raises:
             ServiceError: The cluster does not answer.
         """
-        path = self.watch.owner
-        found = self.api.get(path)
-        if found is not None and not self.work.is_own(found):
-            self.log.info("%s is left over, and deleted first", path)
-            self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"].get("uid"))
-            return self.api.get(path)
-        if found is not None:
+        found = self._there()
+        if found is None:
+            return None
+        path = self.path_of(found)
+        if self.work.is_own(found):
             self.log.info("found %s, and go on with it", path)
-        return found
+            return found
+        self.log.info("%s is left over, and deleted first", path)
+        self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"].get("uid"))
+        return self._there()
+
+    def path_of(self, found: Mapping[str, Any]) -> str:
+        """Return where the API keeps what `find` returned."""
+        return f"{self._folder}/{found['metadata']['name']}"
 
     def settle(self) -> None:
         """Mark the work as decided on, and end it if it still runs."""
@@ -77,8 +87,20 @@ class OnCluster:
 
     def delete(self, *, grace_s: float) -> None:
         """Delete it: its trainer gets SIGTERM and its grace."""
+        self._delete(self.watch.owner, grace_s=grace_s)
+
+    def delete_by_force(self, pods: Sequence[Mapping[str, Any]]) -> None:
+        """Delete it, and those of its pods that were told to end: their node cannot say that they have."""
+        for metadata in (pod["metadata"] for pod in pods):
+            if metadata["deletionTimestamp"]:
+                where = {"namespace": self.watch.namespace, "name": metadata["name"]}
+                path = object_path(api_version="v1", plural="pods", **where)
+                self._delete(path, grace_s=0, uid=metadata.get("uid"))
+        self.delete(grace_s=0)
+
+    def _delete(self, path: str, *, grace_s: float, uid: str | None = None) -> None:
         try:
-            self.api.delete(self.watch.owner, grace_s=int(grace_s))
+            self.api.delete(path, grace_s=int(grace_s), uid=uid)
         except TradewindError as error:
             self.log.warning("%s The janitor deletes what is left.", error)
 
@@ -89,6 +111,25 @@ class OnCluster:
         except TradewindError:
             return ()
         return why_no_node(pod_spec(self.work.training, command=[]), nodes)
+
+    def _there(self) -> Mapping[str, Any] | None:
+        """Return what is there, the work itself before all else."""
+        items = self._labelled(self._folder)
+        owners = [found for found in items if not found["metadata"].get("ownerReferences")]
+        if not owners and self.watch.selector and not all(has_ended(pod) for pod in self._labelled(self._pods)):
+            return told_to_end(self.watch.owner)
+        return max(owners, key=self.work.is_own, default=None)
+
+    def _labelled(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        return (self.api.get(folder, labelSelector=self.work.selector) or {}).get("items") or ()
+
+    @property
+    def _folder(self) -> str:
+        return self.watch.owner.rpartition("/")[0]
+
+    @property
+    def _pods(self) -> str:
+        return object_path(api_version="v1", plural="pods", namespace=self.watch.namespace)
 
     def _pass_on_log(self, found: Mapping[str, Any]) -> None:
         """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""

@@ -76,6 +76,9 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         """Make the objects that do the work."""
         raise NotImplementedError
 
+    def complete(self, objects: OnCluster, owner: Mapping[str, Any]) -> None:
+        """Make what a worker that was killed between two calls has left out; a single object lacks nothing."""
+
     def watch(self, work: Work) -> Watch:
         """Return what is waited for, and for how long."""
         raise NotImplementedError
@@ -94,7 +97,12 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
             found = objects.find()
             if found is None:
                 self.create(objects, context)
+            else:
+                objects = self._on_cluster(work, objects.path_of(found))
+                if work.is_own(found):
+                    self.complete(objects, found)
         except RefusedError as error:
+            objects.end()  # a Job without its Service holds its nodes for nothing
             if not error.is_quota:
                 raise
             self.log.info("it waits to run: %s", error.reason)
@@ -123,7 +131,7 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
                 self.log.info("the result is whole; afterwards: %s", "; ".join(outcome.failure.evidence))
             return self._finish(objects, context)
         if end.reason == "stuck":
-            objects.delete(grace_s=0)  # its node cannot say that it ended
+            objects.delete_by_force(end.pods)
         if until_gone and end.reason in ("gone", "stuck"):
             return self.go_on(context)
         failure = outcome.failure if outcome else None

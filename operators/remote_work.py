@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from include.spec import load_spec
 from include.training.manifests import RemoteTraining
 from include.training.profiles import resolve_profile
-from include.training.remote_names import TaskKey, label_value, remote_annotations, remote_labels, remote_name
+from include.training.remote_names import (
+    TaskKey,
+    label_value,
+    remote_annotations,
+    remote_labels,
+    remote_name,
+    selector,
+    task_labels,
+)
 from include.training.watch import Watch
 from operators.hooks.lake import LakeHook
 
@@ -36,11 +44,13 @@ class Work:
         job: What is trained.
         storage: Where the job and its result are.
         training: What manifests are made from.
+        selector: Labels of all objects and pods of the task instance, whatever they are called and train.
     """
 
     job: Job
     storage: Storage
     training: RemoteTraining
+    selector: str
 
     @classmethod
     def of(cls, task: RemoteTrainingOperator, context: Context, *, job_uri: str) -> Work:
@@ -62,14 +72,15 @@ class Work:
             job = submit_job(spec=spec, snapshot=task.snapshot, overrides=task.overrides, storage=storage)
         key = _task_key(context)
         training = RemoteTraining(
-            name=remote_name(task.model, key),
+            name=remote_name(task.model, key, lake=storage.root),
             labels=remote_labels(task.model, key, job_key=job.key, lake=storage.root),
             profile=profile.for_commit(job.commit),
             job_uri=job.uri,
             deadline_s=profile.deadline_s or spec.training.timeout_s,
             annotations=remote_annotations(key),
         )
-        return cls(job=job, storage=storage, training=training)
+        found_by = selector(task_labels(key, lake=storage.root))
+        return cls(job=job, storage=storage, training=training, selector=found_by)
 
     def is_own(self, found: Mapping[str, Any]) -> bool:
         """Return whether an object trains this job, and nobody has told it to end or decided on its end."""
@@ -91,20 +102,20 @@ class Work:
         checkpoint = newest_checkpoint(self.job, storage=self.storage)
         return failure.error(f"training job {self.job.key}", checkpoint=checkpoint, next_try=next_try)
 
-    def watch(self, owner: str, *, container: str, poll_s: float, selector: str = "") -> Watch:
+    def watch(self, owner: str, *, container: str, poll_s: float, has_pods: bool = False) -> Watch:
         """Return what is waited for, and for how long.
 
         Args:
             owner: Path of the pod, its Job or its TrainJob.
             container: Whose log is followed.
             poll_s: Seconds between two looks.
-            selector: Labels of the owner's pods; empty: the owner is the pod.
+            has_pods: Whether the owner has pods; else it is the pod.
         """
         profile = self.training.profile
         return Watch(
             owner=owner,
             namespace=owner.split("/namespaces/")[1].partition("/")[0],
-            selector=selector,
+            selector=self.selector if has_pods else "",
             container=container,
             pending_s=profile.pending_s,
             running_s=self.training.deadline_s,

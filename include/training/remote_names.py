@@ -40,22 +40,23 @@ class TaskKey:
     task_id: str
     map_index: int = -1
 
-    @property
-    def hash(self) -> str:
-        """Start of a hash over all of it."""
-        joined = "\0".join((self.dag_id, self.run_id, self.task_id, str(self.map_index)))
-        return hashlib.sha256(joined.encode()).hexdigest()[:_HASH_CHARS]
 
-
-def remote_name(model: str, key: TaskKey) -> str:
+def remote_name(model: str, key: TaskKey, *, lake: str) -> str:
     """Return the name of a task instance's remote work, a DNS label.
 
-    >>> remote_name("flight_delays", TaskKey(dag_id="train", run_id="manual__1", task_id="train"))
-    'train-flight-delays-78aa1c86d013'
+    Args:
+        model: The model.
+        key: The task instance.
+        lake: Root of the lake: another deployment may have the same task in the same namespace.
+
+    >>> remote_name("flight_delays", TaskKey(dag_id="train", run_id="manual__1", task_id="train"), lake="s3://lake")
+    'train-flight-delays-6d94c3e3f6bc'
     """
+    joined = "\0".join((lake, key.dag_id, key.run_id, key.task_id, str(key.map_index)))
+    digest = hashlib.sha256(joined.encode()).hexdigest()[:_HASH_CHARS]
     longest = _NAME_CHARS - _SUFFIX_CHARS - len("train--") - _HASH_CHARS
     stem = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:longest].rstrip("-")
-    return f"train-{stem}-{key.hash}"
+    return f"train-{stem}-{digest}"
 
 
 def remote_labels(model: str, key: TaskKey, *, job_key: str, lake: str) -> dict[str, str]:
@@ -67,14 +68,27 @@ def remote_labels(model: str, key: TaskKey, *, job_key: str, lake: str) -> dict[
         job_key: Key of the job that it trains.
         lake: Root of the lake; see `lake_labels`.
     """
+    names = {"tradewind/model": label_value(model), "tradewind/job": label_value(job_key)}
+    return task_labels(key, lake=lake) | names
+
+
+def task_labels(key: TaskKey, *, lake: str) -> dict[str, str]:
+    """Return the labels by which a task instance finds its work, whatever that is called and trains."""
     return lake_labels(lake) | {
-        "tradewind/model": label_value(model),
         "tradewind/dag": label_value(key.dag_id),
         "tradewind/run": label_value(key.run_id),
         "tradewind/task": label_value(key.task_id),
         "tradewind/map-index": label_value(str(key.map_index)) if key.map_index >= 0 else "none",
-        "tradewind/job": label_value(job_key),
     }
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    """Return labels as the API selects by them.
+
+    >>> selector({"b": "2", "a": "1"})
+    'a=1,b=2'
+    """
+    return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
 def lake_labels(lake: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ APPLY = "application/apply-patch+yaml"
 """Content type of a server-side apply."""
 _NOT_FOUND = 404
 _FORBIDDEN = 403
+_JOBS = "/apis/batch/v1/"
 _TRANSIENT = frozenset({401, 408, 409, 410, 425, 429, 500, 502, 503, 504})
 """What another call may not meet; 401 is a token that is being renewed, 409 and 410 an object that just changed."""
 
@@ -51,9 +52,14 @@ def object_path(*, api_version: str, plural: str, namespace: str, name: str = ""
     return f"{path}/{name}" if name else path
 
 
-def deletion(grace_s: int | None, uid: str | None) -> dict[str, Any]:
-    """Return how an object is deleted: with what belongs to it, and only if it is still the same one."""
-    body: dict[str, Any] = {"propagationPolicy": "Background"}
+def deletion(path: str, *, grace_s: int | None, uid: str | None) -> dict[str, Any]:
+    """Return how an object is deleted: with what belongs to it, and only if it is still the same one.
+
+    A Job whose pods are given some grace stays until they are gone, and so does its name. A TrainJob does not: as long
+    as it is there, its controller makes anew what is deleted below it.
+    """
+    stays = bool(grace_s) and path.startswith(_JOBS)
+    body: dict[str, Any] = {"propagationPolicy": "Foreground" if stays else "Background"}
     if grace_s is not None:
         body["gracePeriodSeconds"] = grace_s
     if uid is not None:

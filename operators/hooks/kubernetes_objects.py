@@ -114,7 +114,7 @@ class KubernetesObjects:
 
     def delete(self, path: str, *, grace_s: int | None = None, uid: str | None = None) -> None:
         """Delete an object with what belongs to it; nothing happens if it is gone, or if another one has its name."""
-        self._call("DELETE", path, body=deletion(grace_s, uid))
+        self._call("DELETE", path, body=deletion(path, grace_s=grace_s, uid=uid))
 
     def _call(
         self,
@@ -177,7 +177,7 @@ class AsyncKubernetesObjects:
         """Delete an object with what belongs to it; nothing happens if it is gone. It is tried again for seconds."""
         for number in range(_NUM_TRIES):
             try:
-                await self._once("DELETE", path, body=deletion(grace_s, None))
+                await self._once("DELETE", path, body=deletion(path, grace_s=grace_s, uid=None))
             except ServiceError as error:
                 if number + 1 == _NUM_TRIES:
                     raise

@@ -7,6 +7,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include.errors import ServiceError
 from include.training.pod_status import phase
+from include.training.sweep import has_ended
 from include.training.watch import End, Sight, Watch, Watcher
 from operators.hooks.kubernetes_calls import RefusedError, object_path
 from operators.hooks.kubernetes_objects import AsyncKubernetesObjects
@@ -75,12 +76,13 @@ class RemoteTrainingTrigger(BaseTrigger):
 
     async def _look(self) -> Sight:
         owner = await self._api.get(self._watch.owner)
-        if owner is None:
-            return Sight(owner=None)
-        pods = [owner]
+        pods = [owner] if owner else []
         if self._watch.selector:
             found = await self._api.get(self._path("pods"), labelSelector=self._watch.selector) or {}
             pods = sorted(found.get("items") or (), key=_name)
+        if owner is None and all(has_ended(pod) for pod in pods):
+            return Sight(owner=None)
+        owner = owner or told_to_end(self._watch.owner)
         waits = [found for found in (owner, *pods) if phase(found) not in ("Running", "Succeeded")]
         return Sight(owner=owner, pods=pods, events=await self._events(waits))
 
@@ -143,6 +145,11 @@ class PauseTrigger(BaseTrigger):
         """Wait; yield one event."""
         await asyncio.sleep(self.wait_s)
         yield TriggerEvent({})
+
+
+def told_to_end(path: str) -> dict[str, Any]:
+    """Return what stands for an owner that is gone while its pods are still there."""
+    return {"metadata": {"name": path.rpartition("/")[2], "deletionTimestamp": "before it was gone"}}
 
 
 def _name(found: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ class Bench:
     ) -> str:
         """Put work of a task on the cluster; return its name."""
         training = RemoteTraining(
-            name=remote_name(MODEL, key),
+            name=remote_name(MODEL, key, lake=lake or self.lake),
             labels=remote_labels(MODEL, key, job_key="2013-03-a", lake=lake or self.lake),
             profile=read_profiles().profiles["gpu_2x4"],
             job_uri="s3://lake/job.json",

@@ -52,7 +52,7 @@ TOLD = [{"name": "TRADEWIND_GPUS", "value": "4"}, {"name": "TRADEWIND_PRICE_PER_
 
 def training(profile: Profile) -> RemoteTraining:
     return RemoteTraining(
-        name=remote_name("flight_delays", KEY),
+        name=remote_name("flight_delays", KEY, lake="s3://lake"),
         labels=remote_labels("flight_delays", KEY, job_key="2013-03-abc", lake="s3://lake"),
         profile=profile,
         job_uri="s3://lake/jobs/flight_delays/2013-03-abc/job.json",

@@ -31,13 +31,18 @@ def test_each_task_instance_has_a_name_of_its_own() -> None:
         replace(KEY, map_index=0),
         replace(KEY, map_index=1),
     ]
-    assert len({remote_name("flight_delays", key) for key in others}) == len(others)
-    assert remote_name("flight_delays", replace(KEY)) == remote_name("flight_delays", KEY)
+    names = {remote_name("flight_delays", key, lake="s3://lake") for key in others}
+    assert len(names) == len(others)
+    assert remote_name("flight_delays", replace(KEY), lake="s3://lake") in names
+
+
+def test_two_deployments_have_two_names_for_the_same_task() -> None:
+    assert remote_name("flight_delays", KEY, lake="s3://staging") != remote_name("flight_delays", KEY, lake="s3://prod")
 
 
 @pytest.mark.parametrize("model", ["a", "flight_delays", "x" * 63, "a_" * 31, f"{'a' * 33}_b"])
 def test_a_name_leaves_room_for_what_a_job_adds_to_it(model: str) -> None:
-    assert DNS_LABEL.match(f"{remote_name(model, KEY)}-99-abcde")
+    assert DNS_LABEL.match(f"{remote_name(model, KEY, lake='s3://lake')}-99-abcde")
 
 
 @pytest.mark.parametrize("text", ["", "..", "a" * 64, "manual__2013-03-01T00:00:00+00:00", "ü", "-a", "ok"])
