@@ -57,9 +57,9 @@ def start_again(objects: OnCluster, context: Context, failure: Failure) -> TaskD
     if not failure.is_infrastructure:
         raise work.error(failure)
     so_far, limit = counted(work, context), work.training.profile.max_interruptions
-    if why := so_far.count(failure.kind, limit=limit):
+    if why := so_far.count(failure.kind, limit=limit, checkpoint=work.newest_checkpoint()):
         raise work.error(failure, next_try=why)
     number, wait_s = so_far.num, so_far.back_off_s
-    then = f"Start {number + 1} follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
+    then = f"Another start follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
     objects.log.warning("%s", work.error(failure, next_try=then))
     return TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on")

@@ -97,10 +97,13 @@ class Work:
 
     def error(self, failure: Failure, *, next_try: str | None = None) -> TradewindError:
         """Return what a failure of it means, with where its newest checkpoint is."""
+        return failure.error(f"training job {self.job.key}", checkpoint=self.newest_checkpoint(), next_try=next_try)
+
+    def newest_checkpoint(self) -> str | None:
+        """Return where its newest complete checkpoint lies; None: there is none."""
         from include.training.submit import newest_checkpoint
 
-        checkpoint = newest_checkpoint(self.job, storage=self.storage)
-        return failure.error(f"training job {self.job.key}", checkpoint=checkpoint, next_try=next_try)
+        return newest_checkpoint(self.job, storage=self.storage)
 
     def watch(self, owner: str, *, container: str, poll_s: float, has_pods: bool = False) -> Watch:
         """Return what is waited for, and for how long.
@@ -116,6 +119,7 @@ class Work:
             owner=owner,
             namespace=owner.split("/namespaces/")[1].partition("/")[0],
             selector=self.selector if has_pods else "",
+            num_pods=profile.num_pods,
             container=container,
             pending_s=profile.pending_s,
             running_s=self.training.deadline_s,

@@ -117,6 +117,17 @@ class Failure:
         """Whether another try would end the same."""
         return self.kind in NEEDS_A_PERSON
 
+    @property
+    def summary(self) -> str:
+        """What happened, in words."""
+        seen = f" ({'; '.join(self.evidence)})" if self.evidence else ""
+        return f"{self.kind}: {_MEANS[self.kind]}{seen}"
+
+    @property
+    def remedy(self) -> str:
+        """What a person has to do."""
+        return _REMEDY.get(self.kind, "Mend the cause, then clear the task.")
+
     def message(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> str:
         """Return what happened, where the checkpoint is, and what the next try will do.
 
@@ -125,10 +136,9 @@ class Failure:
             checkpoint: URI of the newest complete checkpoint; None: there is none.
             next_try: What comes next, a sentence; by default what the kind says.
         """
-        seen = f" ({'; '.join(self.evidence)})" if self.evidence else ""
         state = f"The newest checkpoint is {checkpoint}." if checkpoint else "No checkpoint was saved."
         then = next_try or self._next_try(checkpoint)
-        return f"{subject} must leave a whole result; got {self.kind}: {_MEANS[self.kind]}{seen}. {state} {then}"
+        return f"{subject} must leave a whole result; got {self.summary}. {state} {then}"
 
     def error(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> TradewindError:
         """Return the error whose class says what can be done; Airflow's retry policy reads the class."""
@@ -136,7 +146,7 @@ class Failure:
 
     def _next_try(self, checkpoint: str | None) -> str:
         if self.needs_a_person:
-            return f"No retry follows. {_REMEDY.get(self.kind, 'Mend the cause, then clear the task.')}"
+            return f"No retry follows. {self.remedy}"
         if self.kind is FailureKind.API_UNREACHABLE:
             return "The next try looks for it first and goes on with it if it is there."
         return "The next try continues there." if checkpoint else "The next try starts from the beginning."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.training.failure_kinds import INFRASTRUCTURE, Failure, FailureKind
-from include.training.pod_status import by_events, by_exit_code, classify_pod, phase
+from include.training.pod_status import by_events, by_exit_code, classify_pod, is_waiting, phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,12 +85,15 @@ def classify(evidence: Evidence) -> Failure | None:
     """Return what ended a training by all that was seen; None if everything that was seen ended well.
 
     Of several pods the one with the most telling reason is the cause: when one is lost, the others only fail after it.
+    One that still waits to run has ended nothing: those that were tired of waiting for it start again.
     """
     if evidence.stopped is not None:
         return evidence.stopped
     if evidence.exit_code is not None:
         return by_exit_code(evidence.exit_code, said=evidence.said)
-    found = [failure for pod in evidence.pods if (failure := classify_pod(pod, evidence.events)) is not None]
+    began = [pod for pod in evidence.pods if not is_waiting(pod)]
+    pods = began if any(phase(pod) == "Failed" for pod in began) else evidence.pods
+    found = [failure for pod in pods if (failure := classify_pod(pod, evidence.events)) is not None]
     if found:
         return min(found, key=lambda failure: _TELLING.index(failure.kind))
     if evidence.is_gone and not _all_succeeded(evidence.pods):

@@ -10,6 +10,7 @@ from include.training.failure_kinds import FailureKind
 _FIRST_S = 10.0
 _MAX_S = 600.0
 STATE_KEY = "tradewind_interruptions"
+_ANEW = "A retry of the task counts anew."
 _NO_RESULT_AGAIN = (
     "That was the second time in a row, so no retry follows. See that its command is the trainer's and that it writes "
     "into the task's own lake, then clear the task."
@@ -35,9 +36,10 @@ class Interruptions:
     Attributes:
         job_key: The job; another one begins to count anew.
         store: Keeps the count; None: it is kept nowhere.
-        num: Interruptions so far.
+        num: Interruptions since there was a new checkpoint.
         waited_s: Seconds that were waited for room or for an answer of the cluster.
         last: What the last one was.
+        checkpoint: The newest one by then; empty: there was none.
     """
 
     job_key: str
@@ -45,6 +47,7 @@ class Interruptions:
     num: int = 0
     waited_s: float = 0.0
     last: str = ""
+    checkpoint: str = ""
 
     @classmethod
     def of(cls, job_key: str, store: Store | None) -> Self:
@@ -53,6 +56,7 @@ class Interruptions:
         found = cls(job_key=job_key, store=store)
         if isinstance(kept, dict) and kept.get("job") == job_key:
             found.num, found.waited_s, found.last = int(kept["num"]), float(kept["waited_s"]), str(kept["last"])
+            found.checkpoint = str(kept.get("checkpoint", ""))
         return found
 
     @property
@@ -60,18 +64,20 @@ class Interruptions:
         """Seconds until the next start: twice as many each time, ten minutes at most."""
         return min(_MAX_S, _FIRST_S * 2 ** max(0, self.num - 1))
 
-    def count(self, kind: FailureKind, *, limit: int) -> str:
+    def count(self, kind: FailureKind, *, limit: int, checkpoint: str | None) -> str:
         """Count one more; return why no start follows, empty if one does.
 
         Args:
             kind: What it was.
-            limit: How many there may be in a row.
+            limit: How many there may be in a row without a new checkpoint.
+            checkpoint: URI of the newest one, which names its step; None: there is none.
         """
-        is_same = self.last == kind
-        self.num, self.waited_s, self.last = self.num + 1, 0.0, kind.value
+        is_same, newest = self.last == kind, checkpoint or ""
+        self.num = 1 if newest > self.checkpoint else self.num + 1
+        self.waited_s, self.last, self.checkpoint = 0.0, kind.value, newest
         why = ""
         if self.num > limit:
-            why = f"That was interruption {self.num}, of {limit} that are allowed. A retry of the task counts anew."
+            why = f"That was interruption {self.num} without a new checkpoint, of {limit} that are allowed. {_ANEW}"
         elif is_same and kind is FailureKind.NO_RESULT:
             why = _NO_RESULT_AGAIN
         self._keep()
@@ -99,4 +105,4 @@ class Interruptions:
     def _keep(self) -> None:
         if self.store is not None:
             kept = {"job": self.job_key, "num": self.num, "waited_s": self.waited_s, "last": self.last}
-            self.store.set(STATE_KEY, kept)
+            self.store.set(STATE_KEY, {**kept, "checkpoint": self.checkpoint})

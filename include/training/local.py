@@ -119,7 +119,7 @@ class TrainerProcess:
             raise InterruptionError(failure.message(subject, checkpoint=checkpoint))
         if counted is None or not failure.is_infrastructure:
             raise failure.error(subject, checkpoint=checkpoint)
-        if why := counted.count(failure.kind, limit=MAX_INTERRUPTIONS):
+        if why := counted.count(failure.kind, limit=MAX_INTERRUPTIONS, checkpoint=checkpoint):
             raise failure.error(subject, checkpoint=checkpoint, next_try=why)
         pause_s, of = counted.back_off_s, f"{counted.num} of {MAX_INTERRUPTIONS}"
         then = f"It starts again in {pause_s:g} s, interruption {of}; no retry is used up."

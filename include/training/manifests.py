@@ -24,6 +24,8 @@ TRAINER = ("python", "-m", "include.training")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PORT = 29500
 _MOUNTS = {"dshm": "/dev/shm", "tmp": "/tmp"}  # noqa: S108 - in the pod
+_MEETING_MARGIN_S = 300
+"""So that who waits in vain is given up by the task, which knows why, and not by the pods that are there."""
 _NUM_POD_FAILURES = 0
 """Kubernetes starts nothing again by itself: what comes next is decided with the result at hand."""
 
@@ -89,8 +91,12 @@ def torchrun_command(training: RemoteTraining) -> list[str]:
 
 
 def _torchrun(profile: Profile) -> list[str]:
-    """Return torchrun, which would kill processes that save a checkpoint for longer than 30 s."""
-    return ["torchrun", f"--shutdown-timeout={profile.grace_s}"]
+    """Return torchrun, which would kill processes that save a checkpoint for longer than 30 s.
+
+    It would wait 600 s for the other pods: how long these may wait for room is the profile's to say.
+    """
+    found = ["torchrun", f"--shutdown-timeout={profile.grace_s}"]
+    return found if profile.num_pods == 1 else [*found, f"--rdzv-conf=timeout={profile.pending_s + _MEETING_MARGIN_S}"]
 
 
 def service(training: RemoteTraining) -> dict[str, Any]:

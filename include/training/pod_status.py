@@ -88,8 +88,10 @@ _BY_EVENT = {
 _OF_TORCHRUN = 1
 _TORCHRUN_CAUSE = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """How torch.distributed.elastic names the process that failed first (ChildFailedError)."""
-_TORCHRUN_ALONE = re.compile(r"(Dist(Store|Network)|RendezvousTimeout|RendezvousConnection)Error|SignalException")
-"""What torchrun itself ends with when those of the other pods do not come, or when it is told to end before they do."""
+_TORCHRUN_STOPPED = re.compile(
+    r"(Dist(Store|Network)|RendezvousTimeout|RendezvousConnection)Error|SignalException: .*got signal"
+)
+"""What torchrun itself ends with when those of the other pods do not come, or when it gets SIGTERM."""
 
 _OVER_ITS_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeds its limit", "exceeded its local")
 
@@ -115,6 +117,11 @@ def phase(pod: Seen) -> str:
     return str(_status(pod).get("phase") or "Unknown")
 
 
+def is_waiting(pod: Seen) -> bool:
+    """Return whether a pod does not run yet, as far as is known."""
+    return phase(pod) in ("Pending", "Unknown")
+
+
 def exit_code(pod: Seen) -> int | None:
     """Return the exit code of the container that failed first, else 0 if all ended; None while one goes on."""
     states = [container.get("state", {}).get("terminated") for container in _containers(pod)]
@@ -126,7 +133,7 @@ def exit_code(pod: Seen) -> int | None:
 
 def why_pending(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
     """Return why a pod does not run yet, in the words of scheduler, kubelet or quota; None: nothing is wrong so far."""
-    if phase(pod) not in ("Pending", "Unknown"):
+    if not is_waiting(pod):
         return None
     waiting = [container.get("state", {}).get("waiting") or {} for container in _containers(pod)]
     for state in waiting:
@@ -183,7 +190,7 @@ def _first_exit_code(ended: Seen) -> int:
         return code
     told, words = _told(ended).get("exit_code"), str(ended.get("message") or "")
     cause = _TORCHRUN_CAUSE.search(words)
-    if not (told or cause) and _TORCHRUN_ALONE.search(words):
+    if not (told or cause) and _TORCHRUN_STOPPED.search(words):
         return ExitCode.INTERRUPTED
     return int(told or (cause[1] if cause else 0)) or code
 

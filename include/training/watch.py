@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from include.cluster.conditions import Rule, Verdict, decide
 from include.training.failures import Evidence, Failure, FailureKind
-from include.training.pod_status import by_events, condition, phase, why_pending
+from include.training.pod_status import by_events, condition, is_waiting, phase, why_pending
+from include.training.sweep import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ _NUM_EVENTS = 20
 _FAILED_BY_A_POD = ("BackoffLimitExceeded", "JobsFailed")
 _COMPLETE, _FAILED = [Rule.parse("Complete")], [Rule.parse("Failed")]
 """How a Job and a TrainJob say that they have ended."""
+_OF_METADATA = ("name", "uid", "deletionTimestamp")
 _OF_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")
 
 
@@ -40,6 +42,7 @@ class Watch:
         owner: Path of the object that is the work: the pod, its Job or its TrainJob.
         namespace: Of all of it.
         selector: Labels of the owner's pods; empty: the owner is the pod.
+        num_pods: How many the owner wants.
         container: Whose log is followed.
         pending_s: Seconds until it must run.
         running_s: Seconds that it may run.
@@ -52,6 +55,7 @@ class Watch:
     owner: str
     namespace: str
     selector: str = ""
+    num_pods: int = 1
     container: str = "base"
     pending_s: float = 1800.0
     running_s: float = 3600.0
@@ -156,11 +160,10 @@ class Watcher:
         self._last = sight
         if ended := self._ended(sight):
             return ended
-        if sight.owner.get("metadata", {}).get("deletionTimestamp") or self.watch.until_gone:
+        if self.watch.until_gone or any(_is_told_to_end(found) for found in (sight.owner, *sight.pods)):
             return self._ending(sight, now_s)
-        if any(phase(pod) == "Running" for pod in sight.pods):
-            return self._running(now_s)
-        return self._pending(sight, now_s)
+        self._ending_since_s = None
+        return self._pending(sight, now_s) if self._is_waiting(sight) else self._running(now_s)
 
     def _ended(self, sight: Sight) -> End | None:
         if self.watch.until_gone:
@@ -177,8 +180,13 @@ class Watcher:
         lost = any(reason in words for reason in _FAILED_BY_A_POD)  # a pod that failed by itself would still be there
         return self._end("ended", FailureKind.VANISHED if lost else FailureKind.UNKNOWN, words)
 
+    def _is_waiting(self, sight: Sight) -> bool:
+        """Return whether a pod does not run yet; one that was there may be gone, as soon as its owner says so."""
+        is_whole = len(sight.pods) >= self.watch.num_pods or self._running_since_s is not None
+        return not (sight.pods and is_whole) or any(is_waiting(pod) for pod in sight.pods)
+
     def _ending(self, sight: Sight, now_s: float) -> End | None:
-        """Wait for what was told to end; a node that is lost never says that it has."""
+        """Wait for what was told to end, the work or one of its pods; a node that is lost never says that it has."""
         if self._ending_since_s is None:
             self._ending_since_s = now_s
             self._say("it was told to end")
@@ -202,10 +210,12 @@ class Watcher:
     def _pending(self, sight: Sight, now_s: float) -> End | None:
         found = _why_pending(sight)
         text = "; ".join(found.evidence) if found else "no reason is given"
+        self._running_since_s = None
         if self._pending_since_s is None:
             self._pending_since_s = now_s
         for_s = max(now_s - self._pending_since_s, _pending_in_the_cluster_s(sight))
-        self._say(f"it waits to run: {text}")
+        num = sum(phase(pod) == "Running" for pod in sight.pods)
+        self._say(f"{f'{num} of {self.watch.num_pods} pods run, and it' if num else 'it'} waits to run: {text}")
         if for_s < self.watch.pending_s:
             return None
         kind = found.kind if found else FailureKind.UNSCHEDULABLE
@@ -222,6 +232,11 @@ class Watcher:
         return End(reason=reason, failure=failure, pods=pods, events=events)
 
 
+def _is_told_to_end(found: Seen) -> bool:
+    """Return whether an owner or a pod was deleted, and has not ended yet."""
+    return bool((found.get("metadata") or {}).get("deletionTimestamp")) and not has_ended(found)
+
+
 def _why_pending(sight: Sight) -> Failure | None:
     for pod in sight.pods:
         if found := why_pending(pod, sight.events):
@@ -236,7 +251,7 @@ def _trimmed(pod: Seen) -> dict[str, Any]:
     """Return a pod without its spec, whose environment is nobody's business."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     return {
-        "metadata": {"name": metadata.get("name"), "deletionTimestamp": metadata.get("deletionTimestamp")},
+        "metadata": {key: metadata.get(key) for key in _OF_METADATA},
         "status": {key: status[key] for key in _OF_STATUS if key in status},
     }
 
@@ -244,11 +259,13 @@ def _trimmed(pod: Seen) -> dict[str, Any]:
 def _pending_in_the_cluster_s(sight: Sight) -> float:
     """Return for how long the work was as it is when the newest event came; by the cluster's clocks alone.
 
-    It outlives the watcher, and begins anew when work that ran is queued again or its node is not heard any more.
+    It outlives the watcher, and begins anew when work that ran is queued again, has another pod, or its node is not
+    heard any more.
     """
-    owner = sight.owner or {}
-    changes = [found.get("lastTransitionTime") for found in (owner.get("status") or {}).get("conditions") or ()]
-    began = max(_at(text) for text in ((owner.get("metadata") or {}).get("creationTimestamp"), *changes))
+    waits = [sight.owner or {}, *(pod for pod in sight.pods if is_waiting(pod))]
+    changes = [found for each in waits for found in (each.get("status") or {}).get("conditions") or ()]
+    times = [(each.get("metadata") or {}).get("creationTimestamp") for each in waits]
+    began = max(_at(text) for text in (*times, *(found.get("lastTransitionTime") for found in changes)))
     seen = [at for event in sight.events if (at := _at(event.get("lastTimestamp")))]
     return max(0.0, max(seen) - began) if began and seen else 0.0
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include.errors import ServiceError
+from include.training.failure_kinds import Failure, FailureKind
 from include.training.pod_status import phase
 from include.training.sweep import has_ended
 from include.training.watch import End, Sight, Watch, Watcher
@@ -70,8 +71,11 @@ class RemoteTrainingTrigger(BaseTrigger):
                 log.stop()
 
     async def on_kill(self) -> None:
-        """Delete the work, and pass on whether it has saved a checkpoint."""
+        """Delete the work, and pass on whether it has saved a checkpoint: a person has ended or cleared the task."""
         await self._api.delete(self._watch.owner, grace_s=int(self._watch.grace_s))
+        name, failure = self._watch.owner.rpartition("/")[2], Failure(kind=FailureKind.CANCELLED)
+        then = f"It has {self._watch.grace_s:g} s to save a checkpoint."
+        self.log.info("%s: got %s. %s %s", name, failure.summary, then, failure.remedy)
         await self._pass_on_last_words(_AFTER_KILL_S)
 
     async def _look(self) -> Sight:

@@ -93,6 +93,11 @@ def _lose_node(world: World, _draw: Random, pod: str) -> None:
     world.cluster.store.agenda.after(_NODE_GONE_S + 60, lambda: world.cluster.nodes.add(node))
 
 
+def _lose_node_for_good(world: World, _draw: Random, pod: str) -> None:
+    """Let its node die and stay in the cluster: its pods are told to end, and never say that they have."""
+    world.cluster.nodes.lose(world.kubelets.store.objects[world.kubelets.find(pod)]["spec"]["nodeName"])
+
+
 def _cut_node_off(world: World, draw: Random, pod: str) -> None:
     """Cut its node off from the API; the trainer goes on unseen, and the node comes back."""
     name = world.kubelets.store.objects[world.kubelets.find(pod)]["spec"]["nodeName"]
@@ -272,4 +277,5 @@ FAULTS: dict[str, Arm] = {
     "finished_unwatched": _finished_unwatched,
     "clock_skew": _clock_skew,
     **PERSONS,
+    "node_stays_lost": _on_a_run(_lose_node_for_good),
 }

@@ -25,7 +25,7 @@ EXPORT_S = 5.0
 CLOSE_S = 3.0
 STEP_S = 1.0
 MEET_S = 600.0
-"""torchrun's patience with pods that do not come."""
+"""torchrun's own patience with pods that do not come."""
 TIMEOUT_S = 300.0
 
 
@@ -63,6 +63,7 @@ class Gang:
 
     Attributes:
         size: How many there have to be.
+        meet_s: For how long those who are there wait for the others.
         pods: Name of each one's pod, by rank.
         run: What they do, since all have been there.
         is_asked: Whether one of them was told to end.
@@ -72,6 +73,7 @@ class Gang:
     """
 
     size: int
+    meet_s: float = MEET_S
     pods: dict[int, str] = field(default_factory=dict)
     run: Run | None = None
     is_asked: bool = False
@@ -113,7 +115,7 @@ def _meet(trainer: Trainer, gang: Gang, rank: int, job: Job) -> Steps:
     while gang.run is None:
         if len(gang.pods) == gang.size and rank == 0:
             gang.run = trainer.begin(job, tuple(gang.pods[number] for number in range(gang.size)))
-        elif waited_s >= MEET_S:
+        elif waited_s >= gang.meet_s:
             return False
         else:
             waited_s += STEP_S

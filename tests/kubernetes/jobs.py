@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.clock import timestamp
 from tests.kubernetes.pods import ENDED, PODS
-from tests.kubernetes.store import Key, Object
+from tests.kubernetes.store import ApiError, Key, Object
 
 if TYPE_CHECKING:
     from tests.kubernetes.cluster import Cluster
     from tests.kubernetes.store import Change
 
 JOBS = "jobs"
+_AGAIN_S = 10.0
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -134,7 +135,12 @@ class JobController:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": key.name, "uid": job["metadata"]["uid"]}
         meta["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
         meta["name"] = f"{key.name}-{index}-{number:x}"
-        made = self.cluster.create(Key("v1", PODS, key.namespace, meta["name"]), template)
+        try:
+            made = self.cluster.create(Key("v1", PODS, key.namespace, meta["name"]), template)
+        except ApiError as error:
+            self.cluster.kubelets.event(key, "Warning", "FailedCreate", f"Error creating: {error}")
+            self.cluster.store.agenda.after(_AGAIN_S, lambda: self._reconcile(key))
+            return
         self._made[job["metadata"]["uid"]].add(made["metadata"]["uid"])
 
     def _fail(self, key: Key, job: Object, pods: list[Object], reason: str) -> None:

@@ -37,10 +37,12 @@ SEEDS = {"worker_killed": 111}
 OF_SEVERAL_PODS = [
     (torchrun, "evicted"),
     (torchrun, "node_lost"),
+    (torchrun, "node_stays_lost"),
     (torchrun, "worker_killed"),
     (trainjob, "preempted"),
     (trainjob, "cleared"),
     (trainjob, "bad_data"),
+    (trainjob, "node_stays_lost"),
 ]
 UNHEARD = ("cancelled_unheard", 79)
 CALIBRATION = dict[object, "Extent"]

@@ -12,11 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from include.training.checkpoints import MANIFEST, Checkpoints
 from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.result import Epoch, Result, read_result, write_result
 from tests.kubernetes.containers import Terminated
-from tests.kubernetes.gang import CLOSE_S, EXPORT_S, READ_S, Gang, Place, together, whatever_is_asked
+from tests.kubernetes.gang import CLOSE_S, EXPORT_S, MEET_S, READ_S, Gang, Place, together, whatever_is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 Flaw = Literal["none", "user_error", "bad_data", "no_result"]
 """`no_result`: it exits 0 without having written its result, as behind a shell's pipe or an upload that was lost."""
-
-_PROGRESS_FILE = "progress.json"
 
 
 @dataclass(kw_only=True)
@@ -120,6 +119,7 @@ class Trainer:
     def __call__(self, pod: dict[str, Any], container: dict[str, Any]) -> Steps:
         """Train; a `Program`."""
         arguments = [*(container.get("command") or []), *(container.get("args") or [])]
+        (meet_s,) = [float(each.partition("timeout=")[2]) for each in arguments if "--rdzv-conf" in each] or [MEET_S]
         job = load_job(arguments[arguments.index("--job") + 1], storage=self.storage)
         name, place = pod["metadata"]["name"], self.place_of(pod)
         yield from self.say(f"job {job.key} begins in {name}")
@@ -127,7 +127,7 @@ class Trainer:
             yield from self.say(f"job {job.key} is done already")
             return ExitCode.DONE
         if place.size > 1:
-            gang = self._gangs.setdefault(place.gang, Gang(size=place.size))
+            gang = self._gangs.setdefault(place.gang, Gang(size=place.size, meet_s=meet_s))
             return (yield from together(self, gang, place.rank, name, job))
         run = self.begin(job, (name,))
         try:
@@ -200,12 +200,12 @@ class Trainer:
         return ExitCode.INTERRUPTED
 
     def _checkpoint(self, job: Job) -> float:
-        file = Path(job.checkpoint_uri, _PROGRESS_FILE)
-        return float(file.read_text()) if file.exists() else 0.0
+        newest = Checkpoints.of_job(job, storage=self.storage).newest_uri()
+        return float(Path(newest, MANIFEST).read_text()) if newest else 0.0
 
     def keep(self, job: Job, run: Run) -> None:
         """Save a checkpoint."""
-        file = Path(job.checkpoint_uri, _PROGRESS_FILE)
+        file = Path(job.checkpoint_uri, f"{run.reached_s:010.0f}", MANIFEST)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(str(run.reached_s))
 

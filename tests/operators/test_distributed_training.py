@@ -104,10 +104,21 @@ def test_pods_that_no_nodes_take_say_why(world: World) -> None:
     assert world.cluster.live_pods == []
 
 
+def test_a_gang_that_is_half_there_says_why_and_is_given_up(world: World) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), poll_interval=60)
+    world.cluster.nodes.remove("gpu-0")
+    world.kubelets.nodes["gpu-1"].room = {**world.kubelets.nodes["gpu-1"].room, "nvidia.com/gpu": "4"}
+    assert world.run() == "failed"
+    assert "1 of 2 pods run, and it waits to run: Unschedulable" in log(world)
+    assert "not running after 36" in world.airflow.errors[0]
+    assert (world.airflow.num_tries, world.cluster.live_pods) == (1, [])
+
+
 def test_a_person_who_fails_the_task_ends_all_pods(world: World) -> None:
     world.airflow.fates.append(Fate(stage="watch", at_boundary=60, by="fail"))
     assert world.run() == "failed"
     assert (world.cluster.live_pods, objects(world, "jobs"), objects(world, "services")) == ([], [], [])
+    assert "got cancelled: it was stopped on request. It has 60 s to save a checkpoint." in log(world)
 
 
 def test_a_dead_worker_leaves_the_job_to_the_next_try(world: World) -> None:

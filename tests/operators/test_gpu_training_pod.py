@@ -298,7 +298,7 @@ def test_interruptions_have_a_limit_and_a_back_off_of_their_own(world: World) ->
     assert created(world) == 6
     (error,) = world.airflow.errors
     assert "got vanished: it was deleted from outside" in error
-    assert "interruption 6, of 5 that are allowed" in error
+    assert "interruption 6 without a new checkpoint, of 5 that are allowed" in error
     waits = [int(line.split(" follows in ")[1].split(" ")[0]) for line in world.events if " follows in " in line]
     assert waits == [10, 20, 40, 80, 160]
 

@@ -118,6 +118,24 @@ def test_several_pods_have_the_cause_that_tells_most() -> None:
     assert found.kind is K.NODE_LOST
 
 
+def test_a_pod_that_still_waits_is_not_what_ended_the_others() -> None:
+    """torchrun in the other pod was tired of waiting for it."""
+    waits = scheduled("Unschedulable", "0/3 nodes are available")
+    found = classify(Evidence(pods=[pod(code=75), waits]))
+    assert found is not None
+    assert (found.kind, found.is_infrastructure) == (K.INTERRUPTED, True)
+    lost = pod("Running", conditions=disrupted("DeletionByTaintManager")["status"]["conditions"])
+    cause = classify(Evidence(pods=[pod(code=75), waits, lost]))
+    assert cause is not None
+    assert cause.kind is K.NODE_LOST
+
+
+def test_a_users_error_outranks_the_peers_that_it_interrupted() -> None:
+    found = classify(Evidence(pods=[pod(code=75), pod(code=1)]))
+    assert found is not None
+    assert found.kind is K.USER_ERROR
+
+
 def test_pending_says_why_in_the_words_of_the_machine() -> None:
     words = "0/3 nodes are available: 3 node(s) had untolerated taint {nvidia.com/gpu: present}."
     found = why_pending(scheduled("Unschedulable", words))

@@ -14,7 +14,7 @@ K = FailureKind
 POD = Watch(
     owner="/api/v1/namespaces/ml/pods/a", namespace="ml", pending_s=300, running_s=600, grace_s=30, silence_s=100
 )
-JOB = Watch(owner="/apis/batch/v1/namespaces/ml/jobs/a", namespace="ml", selector="a=b", pending_s=300)
+JOB = Watch(owner="/apis/batch/v1/namespaces/ml/jobs/a", namespace="ml", selector="a=b", num_pods=2, pending_s=300)
 SECRET = "AWS_SECRET_ACCESS_KEY"
 
 
@@ -90,6 +90,48 @@ def test_a_job_ends_when_its_controller_says_so(
     assert (end.failure.kind if end and end.failure else None) == kind
 
 
+@pytest.mark.parametrize("owner", [job(), job(("FailureTarget", "BackoffLimitExceeded"))])
+def test_a_pod_that_cannot_say_that_it_ended_holds_its_job_for_its_grace_and_a_minute(owner: dict[str, Any]) -> None:
+    seen = Sight(owner=owner, pods=[pod("Failed"), pod("Running", ending=True)])
+    limit_s = JOB.grace_s + 60
+    assert last(JOB, (0, seen), (limit_s - 1, seen)) is None
+    end = last(JOB, (0, seen), (limit_s, seen))
+    assert end is not None
+    assert end.failure is not None
+    assert (end.reason, end.failure.kind) == ("stuck", K.NODE_LOST)
+    assert end.pods[1]["metadata"]["deletionTimestamp"]
+
+
+def test_an_end_that_came_to_nothing_is_not_counted() -> None:
+    """As when a queue takes a Job's pods away and admits it again."""
+    ending, running = [pod("Running", ending=True)] * 2, [pod("Running")] * 2
+    looks = [(0, ending), (80, ending), (90, running), (200, ending), (310, ending)]
+    assert last(JOB, *((now_s, Sight(owner=job(), pods=pods)) for now_s, pods in looks)) is None
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "words"),
+    [
+        ([pod("Running"), pod("Pending")], [unschedulable()], "FailedScheduling: 0/3 nodes are available"),
+        ([pod("Running")], [{"reason": "FailedCreate", "message": "exceeded quota: gpus"}], "exceeded quota: gpus"),
+    ],
+)
+def test_a_gang_runs_when_all_of_its_pods_run(pods: list[Any], events: list[Any], words: str) -> None:
+    watcher = Watcher(watch=JOB)
+    assert watcher.decide(Sight(owner=job(), pods=pods, events=events), now_s=0) is None
+    assert watcher.words.startswith("1 of 2 pods run, and it waits to run: ")
+    assert words in watcher.words
+    assert watcher.decide(Sight(owner=job(), pods=pods, events=events), now_s=299) is None
+    end = watcher.decide(Sight(owner=job(), pods=pods, events=events), now_s=300)
+    assert end is not None
+    assert (end.reason, end.failure is not None and end.failure.needs_a_person) == ("pending", True)
+    whole = Watcher(watch=JOB)
+    whole.decide(Sight(owner=job(), pods=[pod("Running"), pod("Succeeded")]), now_s=0)
+    assert whole.words == "it runs"
+    whole.decide(Sight(owner=job(), pods=[pod("Running")]), now_s=400)  # collected after its success
+    assert whole.words == ""
+
+
 def test_a_job_that_is_queued_again_waits_anew() -> None:
     suspended = {
         "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -156,7 +198,7 @@ def test_interruptions_are_counted_by_job_and_back_off() -> None:
     waits = []
     for _ in range(8):
         counted = Interruptions.of("job-1", store)
-        assert counted.count(FailureKind.PREEMPTED, limit=8) == ""
+        assert counted.count(FailureKind.PREEMPTED, limit=8, checkpoint=None) == ""
         waits.append(counted.back_off_s)
     assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
     assert Interruptions.of("job-1", store).num == 8
@@ -167,18 +209,31 @@ def test_interruptions_are_counted_by_job_and_back_off() -> None:
     assert (Interruptions.of("job-1", store).num, Interruptions.of("job-1", store).waited_s) == (8, 0)
     Interruptions.of("job-1", store).reset()
     assert Interruptions.of("job-1", store).num == 0
-    assert Interruptions.of("job-1", None).count(FailureKind.PREEMPTED, limit=1) == ""  # kept nowhere
+    assert Interruptions.of("job-1", None).count(FailureKind.PREEMPTED, limit=1, checkpoint=None) == ""  # kept nowhere
 
 
 def test_interruptions_end_at_their_limit_and_an_end_without_a_result_at_the_second_one() -> None:
     def again(*kinds: FailureKind) -> list[str]:
         store = _Store()
-        return [Interruptions.of("job-1", store).count(kind, limit=2) for kind in kinds]
+        return [Interruptions.of("job-1", store).count(kind, limit=2, checkpoint=None) for kind in kinds]
 
     lost, empty = FailureKind.NODE_LOST, FailureKind.NO_RESULT
-    over = "That was interruption 3, of 2 that are allowed. A retry of the task counts anew."
+    over = "That was interruption 3 without a new checkpoint, of 2 that are allowed. A retry of the task counts anew."
     assert again(lost, lost, lost, lost) == ["", "", over, ""]
     assert again(empty, lost) == ["", ""]
     first, second, third = again(empty, empty, empty)
     assert (first, third) == ("", "")
     assert "the second time in a row, so no retry follows" in second
+
+
+def test_a_training_that_gets_on_is_interrupted_as_often_as_it_may_be() -> None:
+    store = _Store()
+
+    def count(checkpoint: str | None) -> tuple[str, int]:
+        counted = Interruptions.of("job-1", store)
+        return counted.count(FailureKind.PREEMPTED, limit=2, checkpoint=checkpoint), counted.num
+
+    assert [count(None), count(None), count("s3://lake/0000000010")] == [("", 1), ("", 2), ("", 1)]
+    assert [count(f"s3://lake/{step:010d}") for step in range(20, 40)] == [("", 1)] * 20
+    assert count("s3://lake/0000000039") == ("", 2)
+    assert "without a new checkpoint" in count("s3://lake/0000000038")[0]  # the newest one was damaged
