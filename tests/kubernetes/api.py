@@ -70,7 +70,7 @@ class Api:
             if found["sub"] == "log":
                 stream = self._printed(key, query)
                 try:
-                    return await self._stream(request, self._log(stream, query, request), fault, kind="text/plain")
+                    return await self._stream(request, self._log(stream, query), fault, kind="text/plain")
                 finally:
                     stream.is_done = True
             if request.method == "GET" and query.get("watch") in ("true", "1", "True"):
@@ -174,7 +174,7 @@ class Api:
         node = pod["spec"]["nodeName"]
         return LogStream(process=process, is_heard=lambda: self.cluster.is_heard(node))
 
-    async def _log(self, stream: LogStream, query: Any, request: web.Request) -> AsyncIterator[bytes]:
+    async def _log(self, stream: LogStream, query: Any) -> AsyncIterator[bytes]:
         cluster, lines, since = self.cluster, stream.process, self._since(query)
         stamped, follows = query.get("timestamps") in ("true", "True"), query.get("follow") in ("true", "True")
         if query.get("tailLines"):
@@ -191,9 +191,6 @@ class Api:
                 stream.num_sent += 1
             if not follows or (ended and stream.is_heard()):
                 return
-            await asyncio.sleep(_IDLE_S)
-            if request.transport is None:
-                return  # its reader has gone
             await cluster.pause(_IDLE_S, blocking=True)
 
     def _since(self, query: Any) -> float:
