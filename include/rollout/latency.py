@@ -18,6 +18,9 @@ LATENCY_BOUNDS_MS: tuple[float, ...] = (
 """Upper bounds of the buckets, ends included, 0.1 ms to 10 s: the preferred numbers R10 of ISO 3, so that usual limits
 (1, 2, 5, 10 ms) are bounds and twice a bound is one too. What is longer is in one more bucket."""
 
+MAX_TIMED_PER_S = 50.0
+"""Most latencies a second that are measured of a model whose requests come together; each costs an inference."""
+
 NUM_BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 
 

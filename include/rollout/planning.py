@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.rollout.decision import Counters, measures_of, thresholds
-from include.rollout.latency import NUM_BUCKETS
+from include.rollout.latency import MAX_TIMED_PER_S, NUM_BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ class StagePlan:
         num_own: Requests that the challenger must score to pass, with the power of the spec, if it is healthy.
         num_requests: Requests to the model until then.
         num_to_fail: Requests to the model until a version that fails on as many more as the margin is found.
-        seconds: How long `num_requests` take at the traffic; None: not known.
+        seconds: How long `num_requests` take at the traffic, or their latencies where these are fewer; None: not known.
         limit_s: Seconds after which the stage is inconclusive.
     """
 
@@ -111,7 +111,7 @@ def _plan_stage(
         num_own=num_own,
         num_requests=num_requests,
         num_to_fail=math.ceil(_least(fails) * all_each),
-        seconds=None if requests_per_s is None else num_requests / requests_per_s,
+        seconds=None if requests_per_s is None else num_requests / min(requests_per_s, MAX_TIMED_PER_S),
         limit_s=rollout.step_timeout_s,
     )
 

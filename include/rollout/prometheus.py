@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 REQUESTS = "tradewind_scored_requests_total"
-LATENCIES = "tradewind_inference_seconds_bucket"
+LATENCIES = "tradewind_lone_request_seconds_bucket"
 MIN_LOOKBACK_S = 60
 _TIMEOUT_S = 20.0
 _SHOWN_CHARS = 300

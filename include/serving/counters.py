@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence  # noqa: TC003 - msgspec reads the fields' types
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -115,6 +115,7 @@ class _SavedModel(msgspec.Struct, array_like=True):
     revision: int
     away_s: float
     windows: list[_SavedWindow]
+    latencies: Literal["of lone requests"]
 
 
 @dataclass(kw_only=True)
@@ -177,6 +178,7 @@ class RouteCounters:
                     _SavedWindow(**window.to_json(version=version, role=role))
                     for (version, role), window in counted.windows.items()
                 ],
+                latencies="of lone requests",
             )
             for model, counted in self._models.items()
         }

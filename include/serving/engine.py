@@ -18,7 +18,7 @@ from include.serving.sandbox import SandboxLimits, try_out
 from include.serving.scoring import NAMED, ServedModel, score_requests
 from include.serving.shadow import Mirror
 from include.serving.timing import TurnClock
-from include.serving.versions import LoadedVersion, load_version, read_registered
+from include.serving.versions import LoadedVersion, open_package, read_registered
 from include.spec import load_spec
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+MAX_OPENING = 2
+"""Versions that are opened and warmed up at a time: each takes its memory twice meanwhile, and all processors."""
 MAX_LOADING = 32
 """Threads that read, try out and open versions; a store that hangs holds those of its own versions."""
 
@@ -67,6 +69,7 @@ class Engine:
     _clock: TurnClock = field(default_factory=TurnClock)
     _tried_out: set[str] = field(default_factory=set)
     _trying_out: threading.Lock = field(default_factory=threading.Lock)
+    _opening: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(MAX_OPENING))
 
     def __post_init__(self) -> None:
         """Start the worker threads."""
@@ -126,7 +129,9 @@ class Engine:
 
     def load(self, *, model: str, version: str, uri: str, digest: str) -> LoadedVersion:
         """Return a verified version, ready to score; slow, so it runs in a worker."""
-        return load_version(spec=load_spec(model), version=version, uri=uri, digest=digest)
+        package = read_registered(model=model, version=version, uri=uri, digest=digest)
+        with self._opening:
+            return open_package(package, load_spec(model), version)
 
     def require_champions_inputs(self, loaded: LoadedVersion) -> None:
         """Refuse a version of other inputs or outputs than the routed champion's: one reader serves all versions.

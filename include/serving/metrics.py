@@ -95,7 +95,7 @@ class _WorkCollector(Collector):
             labels=[*labels, "outcome"],
         )
         latency = HistogramMetricFamily(
-            "tradewind_inference_seconds", "Encoding and inference of a request that was timed, alone", labels=labels
+            "tradewind_lone_request_seconds", "Encoding and inference of a request that was timed, alone", labels=labels
         )
         pairs = CounterMetricFamily(
             "tradewind_compared_requests", "Requests that shadow and champion both scored", labels=labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -135,9 +136,9 @@ def score_requests(
     """Score requests to one model, each by the version that its key belongs to; none spoils the answer of another.
 
     The champion replaces a canary that fails or is missing. A version that the caller named answers itself or fails,
-    in a role of its own: it is evidence for no rollout. In a turn that is timed, the first request is scored alone, by
-    whatever version, and is the only one that is timed. The errors among the results, in the order of the requests:
-    BadInputError: the request is not what the model needs. NotFoundError: the named version is not loaded.
+    in a role of its own: it is evidence for no rollout. In a turn that is timed, one request, drawn by lot, is scored
+    alone, by whatever version, and is the only one that is timed. The errors among the results, in the order of the
+    requests: BadInputError: the request is not what the model needs. NotFoundError: the named version is not loaded.
     ServiceError: no champion is loaded, or the online store does not answer.
     """
     results: list[_Job | Exception] = [_caught(_read, served, asked) for asked in batch]
@@ -222,10 +223,12 @@ def _look_up(served: ServedModel, lookup: FeatureLookup, results: list[_Job | Ex
 
 def _attempt_all(served: ServedModel, results: list[_Job | Exception], *, is_timed: bool) -> None:
     """Score requests by version, the one that is timed alone; replace those whose version is missing by the reason."""
+    readable = [number for number, job in enumerate(results) if isinstance(job, _Job)]
+    timed = random.choice(readable) if is_timed and readable else None  # noqa: S311 - nothing secret
     groups: dict[tuple[str | None, str, bool], list[int]] = defaultdict(list)
     for number, job in enumerate(results):
         if isinstance(job, _Job):
-            groups[job.version, job.role, is_timed and not groups].append(number)
+            groups[job.version, job.role, number == timed].append(number)
     for (version, role, is_alone), numbers in groups.items():
         for chunk in _chunks(results, numbers, max_rows=served.spec.serving.max_batch_rows):
             jobs = [job for job in (results[number] for number in chunk) if isinstance(job, _Job)]

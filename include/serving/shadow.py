@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 from include.serving.scoring import attempt, disagreement_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from include.serving.scoring import Scored
 
@@ -22,7 +24,9 @@ GATHER = 32
 GATHER_S = 0.005
 """Batches of so many copies, or of so long, are scored in one turn: to wake a thread costs more than to score one."""
 BUSY_SHARE = 0.01
-"""Most of a core's time that shadows take while callers wait for a worker: copies are evidence, answers are duty."""
+"""Most of a core's time that a shadow takes while callers wait for a worker: copies are evidence, answers are duty."""
+BUSY_S = 0.005
+"""While callers wait, a turn of shadows begins nothing more after so long: a slow one scores one copy of a turn."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +46,7 @@ class Mirror:
     _waiting: list[Sequence[Scored]] = field(default_factory=list)
     _num_waiting: int = 0
     _is_working: bool = False
-    _rest_until: float = 0.0
+    _rest_until: dict[tuple[str, str], float] = field(default_factory=dict)
     _alarm: asyncio.TimerHandle | None = None
 
     def copy(self, batch: Sequence[Scored]) -> None:
@@ -51,12 +55,14 @@ class Mirror:
         version = served.routes.shadow if served else None
         if served is None or version is None or version not in served.versions:
             return
-        if self._num_waiting >= MAX_PENDING:  # whatever its size: else those of busy moments were missing
+        loop = asyncio.get_running_loop()
+        rests = loop.time() < self._rest_until.get((served.spec.name, version), 0.0) and self.is_busy()
+        if rests or self._num_waiting >= MAX_PENDING:  # whatever its size: else those of busy moments were missing
             self.dropped(len(batch))
             return
         self._waiting.append(batch)
         self._num_waiting += len(batch)
-        self._arrange(asyncio.get_running_loop())
+        self._arrange(loop)
 
     def close(self) -> None:
         """Finish what is scored, and forget what waits."""
@@ -64,20 +70,19 @@ class Mirror:
         self._pool.shutdown(cancel_futures=True)
 
     def _arrange(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have a turn begun after the rest: at once if enough copies wait, else soon."""
+        """Have a turn begun: at once if enough copies wait, else soon."""
         if self._is_working or not self._waiting:
             return
-        rest_s = self._rest_until - loop.time()
-        if rest_s <= 0 and self._num_waiting >= GATHER:
+        if self._num_waiting >= GATHER:
             self._begin(loop)
         elif self._alarm is None:
-            self._alarm = loop.call_later(max(rest_s, GATHER_S), self._begin, loop)
+            self._alarm = loop.call_later(GATHER_S, self._begin, loop)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._forget_alarm()
         batches, self._waiting, self._num_waiting = self._waiting, [], 0
         with suppress(RuntimeError):  # the pool is closed: the server ends
-            self._pool.submit(self._work, loop, batches)
+            self._pool.submit(self._work, loop, batches, BUSY_S if self.is_busy() else math.inf)
             self._is_working = True
 
     def _forget_alarm(self) -> None:
@@ -85,36 +90,50 @@ class Mirror:
             self._alarm.cancel()
             self._alarm = None
 
-    def _work(self, loop: asyncio.AbstractEventLoop, batches: Sequence[Sequence[Scored]]) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop, batches: Sequence[Sequence[Scored]], limit_s: float) -> None:
         started_s = time.thread_time()
         shadowed: list[Scored] = []
         try:
-            for batch in batches:
-                shadowed += _shadowed([scored for scored in batch if _is_timed(scored)], is_timed=True)
-                shadowed += _shadowed([scored for scored in batch if not _is_timed(scored)], is_timed=False)
+            for part, is_timed in _parts(batches):
+                if shadowed and time.thread_time() - started_s > limit_s:
+                    break
+                shadowed += _shadowed(part, is_timed=is_timed)
         finally:
-            loop.call_soon_threadsafe(self._finish, loop, shadowed, time.thread_time() - started_s)
+            loop.call_soon_threadsafe(self._finish, loop, batches, shadowed, time.thread_time() - started_s)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, shadowed: Sequence[Scored], worked_s: float) -> None:
+    def _finish(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batches: Sequence[Sequence[Scored]],
+        shadowed: Sequence[Scored],
+        worked_s: float,
+    ) -> None:
         started_s = time.thread_time()
         self.done(shadowed)
-        worked_s += time.thread_time() - started_s
-        if self.is_busy():
-            self._rest_until = loop.time() + worked_s * (1 / BUSY_SHARE - 1)
+        if num_left := sum(map(len, batches)) - len(shadowed):
+            self.dropped(num_left)
+        now_s = loop.time()
+        rest_s = (worked_s + time.thread_time() - started_s) * (1 / BUSY_SHARE - 1)
+        keys = {(batch[0].served.spec.name, str(batch[0].served.routes.shadow)) for batch in batches}
+        resting = {key: until_s for key, until_s in self._rest_until.items() if until_s > now_s}
+        self._rest_until = resting | dict.fromkeys(keys, now_s + rest_s)
         self._is_working = False
         self._arrange(loop)
 
 
-def _is_timed(scored: Scored) -> bool:
-    """Return whether a request is the one of its turn that was timed, and the champion's: the shadow's latency too."""
-    first = scored.outcomes[0]
-    return first.role == "champion" and first.latency_ms is not None
+def _parts(batches: Sequence[Sequence[Scored]]) -> Iterator[tuple[Sequence[Scored], bool]]:
+    """Yield of each copied turn a request that the champion answered, drawn by lot and timed alone, then the others."""
+    for batch in batches:
+        answered = [number for number, scored in enumerate(batch) if scored.outcomes[0].role == "champion"]
+        timed = random.choice(answered) if answered else None  # noqa: S311 - nothing secret
+        if timed is not None:
+            yield [batch[timed]], True
+        if others := [scored for number, scored in enumerate(batch) if number != timed]:
+            yield others, False
 
 
 def _shadowed(batch: Sequence[Scored], *, is_timed: bool) -> list[Scored]:
-    """Return what the shadow makes of a batch."""
-    if not batch:
-        return []
+    """Return what the shadow makes of requests."""
     served = batch[0].served
     columns = [scored.columns for scored in batch]
     outcomes = attempt(served, served.routes.shadow, "shadow", columns, is_timed=is_timed)

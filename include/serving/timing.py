@@ -1,8 +1,8 @@
 """Which turns of the workers are timed, each by one request that is scored alone.
 
 What is scored together is slow together, and a canary's part of a turn is smaller than a champion's. So a turn has one
-latency, of one request, and of the version that its first request belongs to: each version has its share of the turns
-that are timed, in busy moments as in quiet ones.
+latency, of a request that is drawn by lot (callers that ask again at once keep their places), and of the version that
+this request belongs to: each version has its share of the turns that are timed, in busy moments as in quiet ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from include.rollout.latency import MAX_TIMED_PER_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from include.serving.scoring import Result
 
-TIMED_EVERY_S = 0.02
+TIMED_EVERY_S = 1 / MAX_TIMED_PER_S
 """Least time between two turns of several requests that are timed."""
 ALONE_FRAC = 0.1
 """Most of a model's time in which one request is scored alone while others wait for the same turn."""

@@ -211,7 +211,7 @@ def test_counters_of_restarted_and_ended_pods_never_run_backwards(
     knative.target.promote(model=MODEL, version="1")
     knative.clock.at += 1  # the first scrape is before the evidence begins, the second after
     labels = {"__name__": "tradewind_scored_requests_total", "model": MODEL, "version": "1", "outcome": "ok"}
-    buckets = {**labels, "__name__": "tradewind_inference_seconds_bucket", "le": "+Inf"}
+    buckets = {**labels, "__name__": "tradewind_lone_request_seconds_bucket", "le": "+Inf"}
     del buckets["outcome"]
     story: Mapping[str, list[float | None]] = {
         "restarted": [7, 10, 2, 5, 5],

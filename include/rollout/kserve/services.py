@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.serving.kserve.io"
 _CONFLICT = 409
+_NOT_FOUND = 404
 _NUM_TRIES = 10
 _POLL_S = 2.0
 
@@ -82,17 +83,15 @@ class Services:
         for number in range(_NUM_TRIES):
             seen = self.see(model)
             try:
-                applied = self._apply(model, wanted(seen), seen)
+                self._apply(model, wanted(seen), seen)
             except ServiceError as error:
                 if getattr(error, "status", None) != _CONFLICT or number + 1 == _NUM_TRIES:
                     raise
                 self.sleep(_POLL_S / 10)
             else:
-                if not applied:
-                    raise self._refused(model, "there is no such kind of object: is KServe installed?")
                 return
 
-    def _apply(self, model: str, spec: Object, seen: Seen) -> Object:
+    def _apply(self, model: str, spec: Object, seen: Seen) -> None:
         name = service_name(model)
         metadata: Object = {
             "name": name,
@@ -107,9 +106,11 @@ class Services:
             metadata["resourceVersion"] = seen.service["metadata"]["resourceVersion"]
         manifest = {"apiVersion": API_VERSION, "kind": "InferenceService", "metadata": metadata, "spec": spec}
         try:
-            return self.objects.apply(self.settings.service_path(name), manifest)
+            self.objects.apply(self.settings.service_path(name), manifest)
         except SetupError as error:
-            raise self._refused(model, getattr(error, "reason", str(error))) from error
+            is_unknown = getattr(error, "status", None) == _NOT_FOUND
+            hint = ": is KServe installed, and is there such a namespace?" if is_unknown else ""
+            raise self._refused(model, getattr(error, "reason", str(error)) + hint) from error
 
     def _refused(self, model: str, reason: str) -> SetupError:
         return SetupError(

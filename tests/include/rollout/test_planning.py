@@ -5,7 +5,7 @@ import json
 import pytest
 
 from include.rollout.decision import Counters, Verdict, decide
-from include.rollout.latency import NUM_BUCKETS
+from include.rollout.latency import MAX_TIMED_PER_S, NUM_BUCKETS
 from include.rollout.planning import binomial_quantile, plan_rollout
 from include.spec import RolloutSpec
 
@@ -36,6 +36,11 @@ def test_the_share_that_is_said_to_settle_in_time_does(requests_per_s: float) ->
 
     assert not plan_rollout(enough, requests_per_s=requests_per_s)[1].is_too_slow
     assert plan_rollout(too_little, requests_per_s=requests_per_s)[1].is_too_slow
+
+
+def test_requests_that_come_together_are_planned_by_the_latencies_that_are_measured_of_them() -> None:
+    tenth = plan_rollout(ROLLOUT, requests_per_s=4000.0)[1]
+    assert tenth.seconds == tenth.num_requests / MAX_TIMED_PER_S
 
 
 def test_no_share_settles_where_there_is_next_to_no_traffic() -> None:

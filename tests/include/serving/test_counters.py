@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from include.rollout.latency import bucket_of
+from include.rollout.latency import NUM_BUCKETS, bucket_of
 from include.serving.counters import RouteCounters, WindowCounters
 from tests.served_work import work
 
@@ -58,7 +58,9 @@ def test_counters_are_the_same_after_being_written_down() -> None:
 
 def test_counters_of_another_release_begin_anew() -> None:
     told_quantiles = {"m": (1, 0.0, [("1", "champion", 3, 0, (1.5,), 3, [1.0, 2.0, 3.0])])}
-    assert RouteCounters.from_bytes(msgspec.msgpack.encode(told_quantiles)) == RouteCounters()
+    timed_batches = {"m": (1, 0.0, [("1", "champion", 3, 0, [1] * NUM_BUCKETS, 3.0, 0, 0.0)])}
+    for counted_otherwise in (told_quantiles, timed_batches):
+        assert RouteCounters.from_bytes(msgspec.msgpack.encode(counted_otherwise)) == RouteCounters()
     with pytest.raises(msgspec.DecodeError):
         RouteCounters.from_bytes(b"\xc1")
 

@@ -291,6 +291,49 @@ def test_whether_a_shadow_gets_a_batch_does_not_depend_on_its_size(make: Callabl
     assert dropped == [1, 64]
 
 
+def test_a_shadow_is_timed_once_a_turn_whether_or_not_the_champion_was(make: Callable[..., WatchedEngine]) -> None:
+    engine = make()
+    engine.restore(MODEL)
+    engine.route(MODEL, Routes(champion="1", shadow="3"))
+    scored = one(engine, json.dumps(infer_body(columns=request_columns(1))).encode())
+    untimed = replace(scored, outcomes=(replace(scored.outcomes[0], latency_ms=None),))
+    found: list[Scored] = []
+
+    async def copy() -> None:
+        mirror = Mirror(done=found.extend, dropped=lambda _num: None, is_busy=lambda: False)
+        mirror.copy([replace(untimed) for _ in range(GATHER)])
+        mirror.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(copy(), 20))
+    assert sorted(shadowed.outcomes[0].latency_ms is not None for shadowed in found) == [False] * (GATHER - 1) + [True]
+
+
+def test_a_slow_shadow_scores_one_copy_of_a_turn_and_keeps_no_other_shadow_waiting(
+    make: Callable[..., WatchedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.serving.shadow.BUSY_S", 0.0)  # as if each copy took longer
+    engine = make()
+    engine.restore(MODEL)
+    body = json.dumps(infer_body(columns=request_columns(1))).encode()
+    found: list[Scored] = []
+
+    async def copy() -> None:
+        mirror = Mirror(done=found.extend, dropped=lambda _num: None, is_busy=lambda: True)
+        for shadow in ("3", "3", "2"):
+            engine.route(MODEL, Routes(champion="1", shadow=shadow))
+            scored = one(engine, body)
+            mirror.copy([replace(scored) for _ in range(GATHER)])
+            await asyncio.sleep(0.2)
+        mirror.close()
+
+    asyncio.run(copy())
+    assert [(shadowed.outcomes[0].version, shadowed.outcomes[0].latency_ms is not None) for shadowed in found] == [
+        ("3", True),  # and then it rests
+        ("2", True),
+    ]
+
+
 async def answer_at_once(engine: Engine, num_requests: int) -> None:
     """Have requests scored in one turn, and their copies by the shadow."""
     bodies = [
@@ -322,5 +365,5 @@ def test_a_turn_counts_one_latency_and_the_shadow_that_of_the_same_request(
     assert sum(sum(found.latency_counts) for found in windows.values()) == len(timed)
     assert all(sum(found.latency_counts) == (found.latency_sum_ms > 0) for found in windows.values())
     metrics = engine.metrics.text().decode()
-    found = [line.split() for line in metrics.splitlines() if line.startswith("tradewind_inference_seconds_count")]
+    found = [line.split() for line in metrics.splitlines() if line.startswith("tradewind_lone_request_seconds_count")]
     assert sum(float(value) for *_, value in found) == len(timed)

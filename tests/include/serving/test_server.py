@@ -119,11 +119,12 @@ def test_metadata_health_and_metrics(champion: RunningModelServer) -> None:
     text = get("/metrics").decode()
     assert f'tradewind_scored_requests_total{{model="{MODEL}",outcome="ok",role="champion",version="1"}}' in text
     for name in (
-        f"tradewind_inference_seconds_count{{{own}}}",
-        f'tradewind_inference_seconds_bucket{{le="10.0",{own}}}',
+        f"tradewind_lone_request_seconds_count{{{own}}}",
+        f'tradewind_lone_request_seconds_bucket{{le="10.0",{own}}}',
     ):
         assert told(text, name) - told(before, name) == 2
-    buckets = re.findall(rf"^tradewind_inference_seconds_bucket\{{le=.*{re.escape(own)}\}}", text, flags=re.MULTILINE)
+    bucket = rf"^tradewind_lone_request_seconds_bucket\{{le=.*{re.escape(own)}\}}"
+    buckets = re.findall(bucket, text, flags=re.MULTILINE)
     assert len(buckets) == NUM_BUCKETS
     assert f"tradewind_compared_requests_total{{{own}}} 0.0" in text
     assert f"tradewind_disagreements_total{{{own}}} 0.0" in text

@@ -107,6 +107,13 @@ def test_a_canary_three_times_as_slow_fails_whatever_it_is_scored_with(turns: Tu
     assert any(reason.startswith(said) for reason in found.reasons), found.reasons
 
 
+def test_the_request_that_is_timed_is_drawn_by_lot(turns: Turns) -> None:
+    timed = set()
+    for _ in range(100):  # callers whose requests keep their places
+        timed |= {place for place, scored in enumerate(turns.score(0, 4)) if scored.outcomes[0].latency_ms is not None}
+    assert timed == {0, 1, 2, 3}
+
+
 def test_a_request_that_fails_has_no_latency_and_whoever_replaces_it_neither(turns: Turns) -> None:
     turns.served = replace(turns.served, routes=Routes(champion="1", canary="2", canary_share_pct=99.9))
     scored = turns.score(0, 3, distance=[FRAGILE_DISTANCE + 1])
