@@ -313,6 +313,7 @@ def test_a_slow_shadow_scores_one_copy_of_a_turn_and_keeps_no_other_shadow_waiti
     make: Callable[..., WatchedEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("include.serving.shadow.BUSY_S", 0.0)  # as if each copy took longer
+    monkeypatch.setattr("include.serving.shadow.BUSY_SHARE", 1e-6)
     engine = make()
     engine.restore(MODEL)
     body = json.dumps(infer_body(columns=request_columns(1))).encode()
