@@ -195,7 +195,7 @@ class Loop:
         """Continue where `state` was taken, by as many processes or by others.
 
         With as many, on the same kind of machine, each has its own buffers, such as running means, and draws the random
-        numbers that it would have drawn.
+        numbers that it would have drawn. A checkpoint of an older release has the buffers of the first process alone.
         """
         self.epoch, self.step = state["epoch"], state["step"]
         self.loss_sum = state["loss_sum"] if self.ranks.is_first else 0.0
@@ -211,8 +211,9 @@ class Loop:
             return
         torch.set_rng_state(state["random"][self.ranks.rank])
         set_host_state(state["random_host"][self.ranks.rank])
-        for buffer, saved in zip(self.network.buffers(), state["buffers"], strict=True):
-            buffer.copy_(saved[self.ranks.rank])
+        if "buffers" in state:
+            for buffer, saved in zip(self.network.buffers(), state["buffers"], strict=True):
+                buffer.copy_(saved[self.ranks.rank])
         if self.ranks.device.type == "cuda" and state["random_gpu"]:
             torch.cuda.set_rng_state(state["random_gpu"][self.ranks.rank], self.ranks.device)
 

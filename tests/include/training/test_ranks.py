@@ -281,6 +281,17 @@ def test_dropout_differs_between_processes_that_continue_otherwise(tmp_path: Pat
     assert got["losses"] == pytest.approx(wanted["losses"], abs=0.05)
 
 
+def test_a_checkpoint_without_the_buffers_of_each_process_is_continued(tmp_path: Path) -> None:
+    job, storage = make(tmp_path, **EXACT)
+    wanted = train(*make(tmp_path / "undisturbed", **EXACT), ranks=Ranks.alone())
+    train(job, storage, ranks=Ranks.alone(), stop_at=11)
+    checkpoints = Checkpoints.of_job(job, storage=storage)
+    step, state = checkpoints.load_newest() or (0, {})
+    del state["buffers"]
+    checkpoints.save(step, state)
+    assert train(job, storage, ranks=Ranks.alone())["weights"] == wanted["weights"]
+
+
 def test_one_process_meets_nobody() -> None:
     with joined_ranks({}) as ranks:
         assert ranks.is_first
