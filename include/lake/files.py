@@ -32,6 +32,8 @@ _PASSING = frozenset(
 """Refusals that another try, with newer credentials or on another machine, need not get. A HEAD has no words: its 400
 is an expired token most often. A 403 for a policy or wrong keys is the same each time."""
 
+_GIVE_KEYS = "Retry; if no role of the machine brings any, set the lake's connection or the profile's env_secret."
+
 
 def file_exists(uri: str, *, storage: Storage) -> bool:
     """Return whether a file of the storage is there.
@@ -155,8 +157,8 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: Any) -> dict[str
             f"storage must be a folder or s3://bucket/prefix; got {uri!r}. Nothing was changed. Mend the root of the "
             "lake's connection."
         )
-    client = _s3_client(tuple(sorted(storage.options.items())))
     try:
+        client = _s3_client(tuple(sorted(storage.options.items())))
         named = {"Prefix": key} if method == "list_objects_v2" else {"Key": key}
         answer = dict(getattr(client, method)(Bucket=bucket, **named, **more))
         return answer | {"Body": answer["Body"].read()} if "Body" in answer else answer
@@ -166,8 +168,11 @@ def _ask_s3(method: str, uri: str, *, storage: Storage, **more: Any) -> dict[str
             return None
         is_passing = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUSES or code in _PASSING
         raise (_no_answer if is_passing else _refused)(method, uri, error) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
+    except PartialCredentialsError as error:
         raise _refused(method, uri, error) from error
+    except NoCredentialsError as error:  # a machine's role has none either when its metadata service is slow
+        _s3_client.cache_clear()  # a client looks for them once, when it is made
+        raise _no_answer(method, uri, error, _GIVE_KEYS) from error
     except (BotoCoreError, HTTPError) as error:
         raise _no_answer(method, uri, error) from error
 
@@ -188,8 +193,8 @@ def _s3_client(options: tuple[tuple[str, str], ...]) -> Any:
     )
 
 
-def _no_answer(method: str, uri: str, error: Exception) -> ServiceError:
-    return ServiceError(f"object store must answer {method} of {uri!r}; got {error}. Nothing was changed. Retry.")
+def _no_answer(method: str, uri: str, error: Exception, remedy: str = "Retry.") -> ServiceError:
+    return ServiceError(f"object store must answer {method} of {uri!r}; got {error}. Nothing was changed. {remedy}")
 
 
 def _refused(method: str, uri: str, error: Exception) -> SetupError:

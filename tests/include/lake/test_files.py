@@ -174,15 +174,62 @@ def test_a_refusal_without_words_too(
         file_exists(f"{storage.root}/file", storage=storage)
 
 
-def test_missing_credentials_are_for_a_person_to_mend(
-    scripted: tuple[Storage, type[Scripted]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+class Metadata(BaseHTTPRequestHandler):
+    """Tells the credentials of a machine's role, when it is not too slow for that."""
+
+    is_slow = True
+
+    def do_GET(self) -> None:
+        role = {
+            "Code": "Success",
+            "AccessKeyId": "key",
+            "SecretAccessKey": SECRET,
+            "Token": "token",
+            "Expiration": "2100-01-01T00:00:00Z",
+        }
+        body = b"trainer" if self.path.endswith("/") else json.dumps(role).encode()
+        self.send_response(503 if self.is_slow else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    def log_message(self, *_about: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
+    """Return a machine's metadata service, which alone has credentials, and is slow."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_EC2_METADATA_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "/nowhere")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(Metadata, "is_slow", True)
+    yield Metadata
+    server.shutdown()
+    server.server_close()
+
+
+def test_credentials_that_a_role_does_not_bring_in_time_are_asked_for_again(
+    scripted: tuple[Storage, type[Scripted]], metadata: type[Metadata]
+) -> None:
     named = {name: scripted[0].options[name] for name in ("AWS_REGION", "AWS_ENDPOINT_URL")}
     storage = Storage(root="s3://lake/prod", options=named)
-    with pytest.raises(SetupError, match=r"Unable to locate credentials.*env_secret"):
+    with pytest.raises(ServiceError, match=r"Unable to locate credentials.*Retry; .*env_secret"):
+        write_bytes("s3://lake/prod/file", CONTENT, storage=storage)
+    metadata.is_slow = False
+    assert file_exists("s3://lake/prod/file", storage=storage)
+
+
+def test_half_a_pair_of_keys_is_for_a_person_to_mend(scripted: tuple[Storage, type[Scripted]]) -> None:
+    halved = {name: value for name, value in scripted[0].options.items() if name != "AWS_SECRET_ACCESS_KEY"}
+    storage = Storage(root="s3://lake/prod", options=halved)
+    with pytest.raises(SetupError, match=r"Partial credentials found.*env_secret"):
         read_bytes("s3://lake/prod/file", storage=storage)
