@@ -52,6 +52,11 @@ class Security(Frozen):
     read_only_root: bool = Field(default=False, description="Whether the container's own files cannot be written.")
 
 
+def _shared_memory(fields: Mapping[str, Any]) -> str:
+    """Return the size of /dev/shm of a profile that names none."""
+    return min("8Gi", str(fields["memory"]), key=amount)
+
+
 class Profile(Frozen):
     """What one training takes, and on which nodes."""
 
@@ -69,7 +74,9 @@ class Profile(Frozen):
     cpu: Cores = Field(default="4", description="CPU request and limit of each pod.")
     memory: Quantity = Field(default="16Gi", description="Memory request and limit of each pod.")
     disk: Quantity | None = Field(default=None, description="Local disk request and limit of each pod.")
-    shared_memory: Quantity = Field(default="8Gi", description="Size of /dev/shm; it counts as memory.")
+    shared_memory: Quantity = Field(
+        default_factory=_shared_memory, description="Size of /dev/shm; it counts as memory. None: 8Gi, memory at most."
+    )
     tolerations: tuple[Toleration, ...] = Field(default=(), strict=False, description="Taints that it may ignore.")
     node_selector: dict[LabelKey, LabelValue] = Field(default={}, description="Labels that its node must have.")
     node_affinity: NodeAffinity = Field(default=NodeAffinity(), description="nodeAffinity, as Kubernetes writes it.")
@@ -175,7 +182,8 @@ def _read(path: Path, _mtime_ns: int) -> ProfilesFile:
 
 def _problems(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()[:5])
+        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # it follows from the others
+        return "; ".join(f"{'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in told[:5])
     return str(error)
 
 
@@ -209,7 +217,7 @@ def profile_with(name: str, *, own: GpuPodSpec | None) -> Profile:
     if not fields:
         return base
     try:
-        return Profile.model_validate(base.model_dump() | _renamed(fields))
+        return Profile.model_validate(_merged(base, fields))
     except ValidationError as error:
         raise SetupError(
             f"profile {chosen!r} with the model's training.pod must be possible; got {_problems(error)}. Nothing was "
@@ -217,9 +225,12 @@ def profile_with(name: str, *, own: GpuPodSpec | None) -> Profile:
         ) from error
 
 
-def _renamed(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's own fields by the profile's names."""
-    return {{"schedule_timeout_s": "pending_s"}.get(name, name): value for name, value in own.items()}
+def _merged(base: Profile, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a profile's fields with a model's own, by the profile's names; /dev/shm shrinks with the memory."""
+    fields = base.model_dump(exclude_unset=True)
+    if "memory" in own and "shared_memory" in fields:
+        fields["shared_memory"] = min(base.shared_memory, own["memory"], key=amount)
+    return fields | {{"schedule_timeout_s": "pending_s"}.get(name, name): value for name, value in own.items()}
 
 
 def _named(found: ProfilesFile, name: str) -> Profile:

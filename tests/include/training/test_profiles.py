@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from include.errors import SetupError
 from include.spec import GpuPodSpec, load_spec
 from include.training.manifests import RemoteTraining, pod
-from include.training.profiles import FILE, GPU, VARIABLE, Profile, read_profiles, resolve_profile
+from include.training.profiles import FILE, GPU, VARIABLE, Profile, profile_with, read_profiles, resolve_profile
 from include.training.scheduling import REQUIRED, amount, refusals, why_no_node
 
 if TYPE_CHECKING:
@@ -154,7 +154,10 @@ def required(**requirement: object) -> dict[str, Any]:
         ({"memory": "16000ki"}, "memory"),
         ({"memory": "16000m"}, "memory"),
         ({"disk": "0Gi"}, r"disk\n.*must be more than 0"),
-        ({"memory": "4Gi"}, r"shared_memory must not exceed memory \(4Gi\), as which it counts; got 8Gi"),
+        (
+            {"memory": "4Gi", "shared_memory": "8Gi"},
+            r"shared_memory must not exceed memory \(4Gi\), as which it counts; got 8Gi",
+        ),
         ({"image": ""}, "image"),
         ({"namespace": "Not_a_ns"}, "namespace"),
         ({"namespace": "a.b"}, "namespace"),
@@ -223,6 +226,32 @@ def test_a_model_may_have_fields_of_its_own() -> None:
     assert without == PROFILES["cpu"]
     with pytest.raises(SetupError, match=r"profile 'cpu' with the model's training\.pod must be possible"):
         resolve_profile(TRAINING.model_copy(update={"pod": own}), name="cpu")
+
+
+@pytest.mark.parametrize(
+    ("profile", "own", "shared_memory"),
+    [
+        ("cpu", {"memory": "4Gi"}, "4Gi"),
+        ("gpu", {"memory": "6Gi"}, "6Gi"),
+        ("gpu", {"memory": "64Gi"}, "8Gi"),
+        ("gpu_4", {"memory": "16Gi"}, "16Gi"),
+        ("gpu_4", {"memory": "128Gi"}, "32Gi"),
+        ("gpu_4", {"memory": "16Gi", "shared_memory": "1Gi"}, "1Gi"),
+    ],
+)
+def test_less_memory_leaves_less_to_be_shared(profile: str, own: dict[str, Any], shared_memory: str) -> None:
+    training = TRAINING.model_copy(update={"pod": GpuPodSpec(**own)})
+    found = resolve_profile(training, name=profile)
+    assert (found.memory, found.shared_memory) == (own["memory"], shared_memory)
+    assert found.tolerations == PROFILES[profile].tolerations
+
+
+def test_a_profile_may_name_its_memory_alone() -> None:
+    assert Profile.model_validate(ANY | {"memory": "4Gi"}).shared_memory == "4Gi"
+    with pytest.raises(SetupError, match=r"shared_memory must not exceed memory \(4Gi\), as which it counts; got 8Gi"):
+        profile_with("cpu", own=GpuPodSpec(memory="4Gi", shared_memory="8Gi"))
+    with pytest.raises(SetupError, match=r"got memory: [^;]+\. Nothing was started"):
+        profile_with("cpu", own=GpuPodSpec(memory="4 GB"))
 
 
 def test_a_file_of_ones_own_takes_the_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
