@@ -37,8 +37,8 @@ class TrainModelOperator(MachinesApartMixin, BaseOperator):
     Raises:
         BadInputError: The job, its data or the model's code cannot be used; no retry follows.
         SetupError: It needs more memory than there is; no retry follows.
-        TrainingError: It was stopped, took too long, or the machine failed more than five times in a row, which uses up
-            no retry; a retry continues at the newest checkpoint.
+        TrainingError: It was stopped, took too long, or the machine failed more than five times in a row without a new
+            checkpoint, or fifty times in all, which use up no retry; a retry continues at the newest checkpoint.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("model", "snapshot", "overrides", "lake_conn_id")

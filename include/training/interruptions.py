@@ -9,6 +9,10 @@ from include.training.failure_kinds import FailureKind
 
 _FIRST_S = 10.0
 _MAX_S = 600.0
+_NUM_A_DOUBLING = 5
+"""Interruptions in all after which the back-off is twice as long, new checkpoints or not."""
+_IN_ALL_FACTOR = 10
+"""So many times the limit of those in a row there may be in all."""
 STATE_KEY = "tradewind_interruptions"
 _ANEW = "A retry of the task counts anew."
 _NO_RESULT_AGAIN = (
@@ -40,6 +44,7 @@ class Interruptions:
         waited_s: Seconds that were waited for room or for an answer of the cluster.
         last: What the last one was.
         checkpoint: The newest one by then; empty: there was none.
+        total: Interruptions in all.
     """
 
     job_key: str
@@ -48,6 +53,7 @@ class Interruptions:
     waited_s: float = 0.0
     last: str = ""
     checkpoint: str = ""
+    total: int = 0
 
     @classmethod
     def of(cls, job_key: str, store: Store | None) -> Self:
@@ -56,28 +62,31 @@ class Interruptions:
         found = cls(job_key=job_key, store=store)
         if isinstance(kept, dict) and kept.get("job") == job_key:
             found.num, found.waited_s, found.last = int(kept["num"]), float(kept["waited_s"]), str(kept["last"])
-            found.checkpoint = str(kept.get("checkpoint", ""))
+            found.checkpoint, found.total = str(kept.get("checkpoint", "")), int(kept.get("total", found.num))
         return found
 
     @property
     def back_off_s(self) -> float:
-        """Seconds until the next start: twice as many each time, ten minutes at most."""
-        return min(_MAX_S, _FIRST_S * 2 ** max(0, self.num - 1))
+        """Seconds until the next start, ten minutes at most: twice as many each time, and for each five in all."""
+        return min(_MAX_S, _FIRST_S * 2 ** max(0, self.num - 1, self.total // _NUM_A_DOUBLING))
 
     def count(self, kind: FailureKind, *, limit: int, checkpoint: str | None) -> str:
         """Count one more; return why no start follows, empty if one does.
 
         Args:
             kind: What it was.
-            limit: How many there may be in a row without a new checkpoint.
+            limit: How many there may be in a row without a new checkpoint; ten times as many in all.
             checkpoint: URI of the newest one, which names its step; None: there is none.
         """
         is_same, newest = self.last == kind, checkpoint or ""
         self.num = 1 if newest > self.checkpoint else self.num + 1
+        self.total += 1
         self.waited_s, self.last, self.checkpoint = 0.0, kind.value, newest
         why = ""
         if self.num > limit:
             why = f"That was interruption {self.num} without a new checkpoint, of {limit} that are allowed. {_ANEW}"
+        elif self.total > (most := limit * _IN_ALL_FACTOR):
+            why = f"That was interruption {self.total} in all, of {most} that are allowed with new checkpoints. {_ANEW}"
         elif is_same and kind is FailureKind.NO_RESULT:
             why = _NO_RESULT_AGAIN
         self._keep()
@@ -99,10 +108,10 @@ class Interruptions:
     def reset(self) -> None:
         """Begin anew."""
         if self.num or self.waited_s:
-            self.num, self.waited_s, self.last = 0, 0.0, ""
+            self.num, self.total, self.waited_s, self.last = 0, 0, 0.0, ""
             self._keep()
 
     def _keep(self) -> None:
         if self.store is not None:
             kept = {"job": self.job_key, "num": self.num, "waited_s": self.waited_s, "last": self.last}
-            self.store.set(STATE_KEY, {**kept, "checkpoint": self.checkpoint})
+            self.store.set(STATE_KEY, {**kept, "checkpoint": self.checkpoint, "total": self.total})

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).parents[2]
 MAX_INTERRUPTIONS = 5
-"""Failures of machines after which a try ends as a failure of its own."""
+"""Failures of machines in a row without a new checkpoint after which a try ends as a failure of its own."""
 _NUM_LINES_KEPT = 5
 _POLL_S = 0.05
 _ENTER_S = 30.0

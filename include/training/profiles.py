@@ -92,7 +92,10 @@ class Profile(Frozen):
     pending_s: int = Field(default=1800, gt=0, description="Seconds it may wait to run before it is given up.")
     grace_s: int = Field(default=60, ge=5, description="Seconds to save a checkpoint when it has to go.")
     max_interruptions: int = Field(
-        default=5, ge=0, description="Failures of machines that use up no retry; one more is a failure of the task."
+        default=5,
+        ge=0,
+        description="Failures of machines in a row without a new checkpoint that use up no retry, and ten times as "
+        "many in all; one more is a failure of the task.",
     )
     price_per_hour: float = Field(default=0.0, ge=0, description="Of one pod, in the currency of your bill.")
 

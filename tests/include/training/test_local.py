@@ -204,7 +204,7 @@ def test_a_failure_of_the_machine_uses_up_no_retry(storage: Storage, monkeypatch
     child.interruptions = Interruptions.of(job.key, store)
     child.run()
     assert any("It starts again in 0.1 s, interruption 1 of 5; no retry is used up." in line for line in lines)
-    assert store[STATE_KEY] == {"job": job.key, "num": 1, "waited_s": 0.0, "last": "interrupted"}
+    assert (store[STATE_KEY]["job"], store[STATE_KEY]["num"]) == (job.key, 1)
 
 
 def test_a_machine_that_fails_again_and_again_ends_the_try(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,19 @@ def test_a_training_that_gets_on_is_interrupted_as_often_as_it_may_be() -> None:
         return counted.count(FailureKind.PREEMPTED, limit=2, checkpoint=checkpoint), counted.num
 
     assert [count(None), count(None), count("s3://lake/0000000010")] == [("", 1), ("", 2), ("", 1)]
-    assert [count(f"s3://lake/{step:010d}") for step in range(20, 40)] == [("", 1)] * 20
+    assert [count(f"s3://lake/{step:010d}") for step in range(24, 40)] == [("", 1)] * 16
     assert count("s3://lake/0000000039") == ("", 2)
     assert "without a new checkpoint" in count("s3://lake/0000000038")[0]  # the newest one was damaged
+
+
+def test_a_training_that_hardly_gets_on_waits_longer_and_longer_and_ends() -> None:
+    store, waits, why = _Store(), [], ""
+    while not why:
+        counted = Interruptions.of("job-1", store)
+        waits.append(counted.back_off_s)
+        why = counted.count(FailureKind.PREFLIGHT, limit=5, checkpoint=f"s3://lake/{len(waits):010d}")
+    assert why == (
+        "That was interruption 51 in all, of 50 that are allowed with new checkpoints. A retry of the task counts anew."
+    )
+    assert (waits[1], waits[4:6], waits[10], waits[30], waits[50]) == (10, [10, 20], 40, 600, 600)
+    assert Interruptions.of("job-1", store).total == 0
