@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from include.training.manifests import CONTAINER, TRAINJOB_CONTAINER, indexed_job, service, train_job
-from operators.custom_resource import apply_manifest, manifest_path
+from operators.custom_resource import apply_manifest
+from operators.hooks.kubernetes_calls import object_path
 from operators.hooks.kubernetes_objects import DEFAULT_CONN
 from operators.remote_training import RemoteTrainingOperator
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from include.training.watch import Watch
     from operators.remote_objects import OnCluster
     from operators.remote_work import Work
+
+
+_PLACES = {"job": ("batch/v1", "jobs"), "trainjob": ("trainer.kubeflow.org/v1alpha1", "trainjobs")}
 
 
 class DistributedTrainingOperator(RemoteTrainingOperator):
@@ -50,7 +54,9 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
 
     def create(self, objects: OnCluster, context: Context) -> None:  # noqa: ARG002 - names are in the work
         """Apply the Job and its Service, or the TrainJob."""
-        path, owner = apply_manifest(objects.api, self._manifest(objects.work))
+        training = objects.work.training
+        manifest = train_job(training) if self.kind == "trainjob" else indexed_job(training)
+        path, owner = apply_manifest(objects.api, manifest)
         self.log.info("applied %s", path)
         self.complete(objects, owner)
 
@@ -63,12 +69,12 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
 
     def watch(self, work: Work) -> Watch:
         """Return what is waited for: the Job or TrainJob, with the pods that carry its labels."""
+        api_version, plural = _PLACES[self.kind]
+        training = work.training
+        where = {"namespace": training.profile.namespace, "name": training.name}
         return work.watch(
-            manifest_path(self._manifest(work)),
+            object_path(api_version=api_version, plural=plural, **where),
             container=TRAINJOB_CONTAINER if self.kind == "trainjob" else CONTAINER,
             poll_s=self.poll_interval,
             has_pods=True,
         )
-
-    def _manifest(self, work: Work) -> dict[str, Any]:
-        return train_job(work.training) if self.kind == "trainjob" else indexed_job(work.training)
