@@ -45,9 +45,10 @@ class OnCluster:
         """Return what is there of the task instance; what is left of other work is deleted first, and may take a while.
 
         It is found by its labels: another release may have given it another name. Pods without an owner count as work
-        that was told to end.
+        that was told to end, and are told so here: nothing else may.
 
         Raises:
+            RefusedError: What is left may not be deleted.
             ServiceError: The cluster does not answer.
         """
         found = self._there()
@@ -57,8 +58,12 @@ class OnCluster:
         if self.work.is_own(found):
             self.log.info("found %s, and go on with it", path)
             return found
-        self.log.info("%s is left over, and deleted first", path)
-        self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"].get("uid"))
+        if "uid" in found["metadata"]:
+            self._delete_first(path, found)
+        else:
+            for pod in self._live_pods():
+                if not pod["metadata"].get("deletionTimestamp"):
+                    self._delete_first(f"{self._pods}/{pod['metadata']['name']}", pod)
         return self._there()
 
     def path_of(self, found: Mapping[str, Any]) -> str:
@@ -98,6 +103,10 @@ class OnCluster:
                 self._delete(path, grace_s=0, uid=metadata.get("uid"))
         self.delete(grace_s=0)
 
+    def _delete_first(self, path: str, found: Mapping[str, Any]) -> None:
+        self.log.info("%s is left over, and deleted first", path)
+        self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"]["uid"])
+
     def _delete(self, path: str, *, grace_s: float, uid: str | None = None) -> None:
         try:
             self.api.delete(path, grace_s=int(grace_s), uid=uid)
@@ -116,9 +125,12 @@ class OnCluster:
         """Return what is there, the work itself before all else."""
         items = self._labelled(self._folder)
         owners = [found for found in items if not found["metadata"].get("ownerReferences")]
-        if not owners and self.watch.selector and not all(has_ended(pod) for pod in self._labelled(self._pods)):
+        if not owners and self.watch.selector and self._live_pods():
             return told_to_end(self.watch.owner)
         return max(owners, key=self.work.is_own, default=None)
+
+    def _live_pods(self) -> Sequence[Mapping[str, Any]]:
+        return [pod for pod in self._labelled(self._pods) if not has_ended(pod)]
 
     def _labelled(self, folder: str) -> Sequence[Mapping[str, Any]]:
         return (self.api.get(folder, labelSelector=self.work.selector) or {}).get("items") or ()

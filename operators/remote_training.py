@@ -95,14 +95,12 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
             return self._finish(objects, context)
         try:
             found = objects.find()
-            if found is None:
-                self.create(objects, context)
-            else:
+            until_gone = found is not None and not work.is_own(found)
+            if found is not None:
                 objects = self._on_cluster(work, objects.path_of(found))
-                if work.is_own(found):
-                    self.complete(objects, found)
+            if not until_gone:
+                self._make_whole(objects, found, context)
         except RefusedError as error:
-            objects.end()  # a Job without its Service holds its nodes for nothing
             if not error.is_quota:
                 raise
             self.log.info("it waits to run: %s", error.reason)
@@ -111,8 +109,9 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         except ServiceError as error:
             failure = Failure(kind=FailureKind.API_UNREACHABLE, evidence=(str(error),))
             raise wait_for_cluster(objects, context, failure) from error
-        counted(work, context).wait_over()
-        watch = replace(objects.watch, until_gone=found is not None and not work.is_own(found))
+        if not until_gone:  # else it may be what is refused again, when it has gone
+            counted(work, context).wait_over()
+        watch = replace(objects.watch, until_gone=until_gone)
         raise TaskDeferred(
             trigger=RemoteTrainingTrigger(conn_id=self.kubernetes_conn_id, watch=watch.to_json()),
             method_name="resume",
@@ -132,7 +131,7 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
             return self._finish(objects, context)
         if end.reason == "stuck":
             objects.delete_by_force(end.pods)
-        if until_gone and end.reason in ("gone", "stuck"):
+        if until_gone and end.reason == "gone":
             return self.go_on(context)
         failure = outcome.failure if outcome else None
         raise start_again(objects, context, failure or Failure(kind=FailureKind.UNKNOWN))
@@ -141,6 +140,19 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         """Delete the work: its trainer gets SIGTERM and its grace."""
         if self._objects is not None:
             self._objects.delete(grace_s=self._objects.watch.grace_s)
+
+    def _make_whole(self, objects: OnCluster, found: Mapping[str, Any] | None, context: Context) -> None:
+        """Create the work, or complete what is there of it; what can never be whole holds no nodes."""
+        try:
+            if found is None:
+                self.create(objects, context)
+            else:
+                self.complete(objects, found)
+        except RefusedError as error:
+            if found is None or error.is_quota:  # which refuses only what is new, so it is not there
+                objects.end()
+                raise
+            self.log.warning("%s The work goes on as it is.", error)
 
     def _on_cluster(self, work: Work, owner: str) -> OnCluster:
         watch, api = replace(self.watch(work), owner=owner), KubernetesObjects(self.kubernetes_conn_id)

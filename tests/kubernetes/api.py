@@ -55,7 +55,8 @@ class Api:
             return _reset(request)
         if fault.kind in ("error", "error_after"):
             reason = REASONS.get(fault.code, "InternalError")
-            return _error(ApiError(fault.code, reason, f"scripted {fault.code}", retry_after_s=fault.retry_after_s))
+            says = fault.says or f"scripted {fault.code}"
+            return _error(ApiError(fault.code, reason, says, retry_after_s=fault.retry_after_s))
         return await self._do(request, body, fault)
 
     async def _do(self, request: web.Request, body: Any, fault: Fault | None) -> web.StreamResponse:

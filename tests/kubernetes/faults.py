@@ -23,6 +23,7 @@ class Fault:
         verb: HTTP method; empty: any.
         path: Part of the path, as a regular expression: `pods/[^/]*/log$`.
         code: Of an error: 401, 403, 404, 409, 410, 429, 500, 503, 504.
+        says: Of an error: the server's words.
         retry_after_s: What a 429 or 503 asks for.
         delay_s: Of a slow answer, in real seconds.
         num_bytes: After how many of them a body is cut.
@@ -35,6 +36,7 @@ class Fault:
     verb: str = ""
     path: str = ""
     code: int = 500
+    says: str = ""
     retry_after_s: int | None = None
     delay_s: float = 0.0
     num_bytes: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,7 +12,8 @@ import pytest
 from airflow.sdk import DAG
 
 from include.training.commit import VARIABLE
-from include.training.manifests import RemoteTraining, indexed_job, pod
+from include.training.manifests import RemoteTraining, indexed_job, pod, train_job
+from include.training.profiles import VARIABLE as PROFILES_VARIABLE
 from include.training.profiles import read_profiles
 from include.training.remote_names import TaskKey, remote_annotations, remote_labels, remote_name
 from operators.distributed_training import DistributedTrainingOperator
@@ -87,6 +89,23 @@ def put(world: World, kind: str, manifest: Object) -> Key:
     with world.cluster.lock:
         world.cluster.create(key, manifest)
     return key
+
+
+def change_profile(world: World, monkeypatch: pytest.MonkeyPatch, **changed: object) -> None:
+    """Change the profile of the trainings in several pods."""
+    held = read_profiles().model_dump(mode="json", exclude_none=True)
+    held["profiles"]["gpu_2x4"] |= changed
+    path = world.folder / "profiles.yaml"
+    path.write_text(json.dumps(held))
+    monkeypatch.setenv(PROFILES_VARIABLE, str(path))
+
+
+def put_alone(world: World, **changed: object) -> Key:
+    """Leave a pod without an owner that waits for ever, as of the runner `kubernetes` that was in model.yaml before."""
+    manifest = pod(training(world, "gpu", name="train-alone"))
+    manifest["metadata"] |= changed
+    manifest["spec"]["schedulingGates"] = [{"name": "example.com/held"}]
+    return put(world, "kubernetes", manifest)
 
 
 def when_first_began(world: World, after_s: float, do: Callable[[], None]) -> None:
@@ -179,6 +198,47 @@ def test_pods_on_a_node_that_is_never_heard_again_hold_nothing_for_ever(world: W
     assert world.airflow.ended_at_s < 2000
 
 
+@of_several_pods
+def test_a_pod_that_waits_without_an_owner_is_deleted_first(world: World, kind: str) -> None:
+    alone = put_alone(world)
+    world.make_operator = operator(kind)
+    assert world.run() == "success"
+    assert alone not in world.cluster.store.objects
+    assert (len(world.trainer.runs), world.num_duplicates, world.airflow.num_tries) == (1, 0, 1)
+    assert sum(f"/pods/{alone.name} is left over, and deleted first" in event for event in world.events) == 1
+
+
+def test_pods_that_lost_their_job_are_told_to_end_and_begin_again(world: World) -> None:
+    def orphan() -> None:
+        (key,) = [key for key in world.cluster.store.objects if key.kind == "jobs"]
+        world.cluster.delete(key, {"propagationPolicy": "Orphan"})
+
+    world.trainer.work_s = 100_000.0
+    when_first_began(world, 100.0, orphan)
+    world.cluster.store.agenda.after(1000.0, lambda: setattr(world.trainer, "work_s", 300.0))
+    assert world.run() == "success"
+    assert (len(world.trainer.runs), world.trainer.num_overlaps, world.airflow.num_tries) == (2, 0, 1)
+
+
+@of_several_pods
+def test_a_pod_that_never_goes_is_given_up(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_profile(world, monkeypatch, max_interruptions=1)
+    alone = put_alone(world, finalizers=["example.com/held"])
+    world.make_operator = operator(kind)
+    assert world.run() == "failed"
+    assert alone in world.cluster.store.objects
+    assert "told to end, and not ended after 12" in world.airflow.errors[0]
+    assert world.trainer.runs == []
+
+
+def test_a_pod_that_may_not_be_deleted_is_told(world: World) -> None:
+    put_alone(world)
+    world.cluster.faults.append(Fault(verb="DELETE", path="/pods/", code=403, times=None))
+    assert world.run() == "failed"
+    assert world.airflow.num_tries == 1
+    assert "RefusedError: DELETE /api/v1/namespaces/" in world.airflow.errors[0]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +267,70 @@ def test_a_job_that_lacks_its_service_gets_it(world: World, fault: Fault) -> Non
     (job,), (service,) = objects(world, "jobs"), objects(world, "services")
     assert service["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
     assert len(world.trainer.runs) == 1
+
+
+def test_a_service_without_quota_is_waited_for_as_long_as_the_profile_says(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_profile(world, monkeypatch, pending_s=120)
+    for _ in range(30):  # each time so late that pods run already, and take longer to end than the pause is
+        world.cluster.faults.append(Fault(path="/services/", code=503, times=2))
+        world.cluster.faults.append(Fault(path="/services/", code=403, says="exceeded quota: services"))
+    assert world.run() == "failed"
+    assert world.airflow.num_tries == 1
+    assert "got quota: a quota leaves no room for it (exceeded quota: services)" in world.airflow.errors[0]
+    assert len(world.trainer.runs) == 5
+    assert (world.num_left, objects(world, "jobs")) == (0, [])
+
+
+def test_work_that_runs_outlives_a_right_that_was_taken(world: World) -> None:
+    def take() -> None:
+        world.cluster.faults.append(Fault(path="/services/", code=403, times=None))
+
+    world.airflow.fates.append(Fate(stage="first", at_boundary=28, struck=take))
+    assert world.run() == "success"
+    assert world.airflow.fates[0].happened
+    assert len(world.trainer.runs) == 1
+    assert any("must be allowed; got 403" in event and "The work goes on" in event for event in world.events)
+
+
+def test_work_that_runs_is_not_ended_by_who_may_not_look(world: World) -> None:
+    def take() -> None:
+        world.cluster.faults.append(Fault(verb="GET", path="/jobs$", code=403, times=None))
+
+    deleted: list[Object] = []
+    world.airflow.fates.append(Fate(stage="first", at_boundary=28, struck=take))
+    world.cluster.store.observers.append(lambda change: deleted.extend([change.object] * (change.type == "DELETED")))
+    assert world.run() == "failed"
+    assert world.airflow.fates[0].happened
+    assert "RefusedError: GET " in world.airflow.errors[0]
+    assert (len(world.trainer.runs), deleted) == (1, [])
+
+
+# --- a profile that changed while it ran -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+def test_a_train_job_outlives_a_profile_that_no_other_may_have(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, has_result: bool
+) -> None:
+    put(world, "trainjob", train_job(training(world, "gpu_2x4", name="")))
+    change_profile(world, monkeypatch, priority_class="high")
+    world.make_operator = operator("trainjob")
+    if has_result:
+        world.simulation.advance(world.trainer.work_s + 60)
+    assert world.run() == "success"
+    assert (len(world.trainer.runs), world.airflow.num_tries) == (1, 1)
+
+
+def test_a_train_job_is_not_made_of_a_profile_that_it_cannot_pass_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_profile(world, monkeypatch, priority_class="high")
+    world.make_operator = operator("trainjob")
+    assert world.run() == "failed"
+    assert "got priority_class: high" in world.airflow.errors[0]
+    assert (objects(world, "trainjobs"), world.airflow.num_tries) == ([], 1)
 
 
 # --- its log ----------------------------------------------------------------------------------------------------------
