@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 
 from include.errors import ServiceError, SetupError
 from include.lake.files import delete_file, file_exists, list_files, read_bytes, write_bytes
 from include.lake.storage import Storage
+from tests.object_store import object_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,31 +34,9 @@ def storage_at(port: int) -> Storage:
 @pytest.fixture
 def lake(free_port: int) -> Iterator[tuple[Storage, Any]]:
     """Return an object store in a process of its own, and its owner's client."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(free_port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = boto3.client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=f"http://127.0.0.1:{free_port}",
-        aws_access_key_id="owner",
-        aws_secret_access_key="secret",
-        config=Config(retries={"max_attempts": 1}),
-    )
-    deadline = time.monotonic() + 60
-    try:
-        while True:
-            try:
-                client.create_bucket(Bucket="lake")
-            except BotoCoreError:
-                assert server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            else:
-                break
-        yield storage_at(free_port), client
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    storage = storage_at(free_port)
+    with object_store(storage) as client:
+        yield storage, client
 
 
 def test_a_policy_that_forbids_it_is_for_its_owner_to_mend(lake: tuple[Storage, Any]) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import boto3
 import pyarrow as pa
 import pytest
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 
 from include.errors import ServiceError
 from include.lake.files import delete_file, write_bytes
@@ -22,6 +16,7 @@ from include.lake.storage import Storage
 from include.lake.tables import read_table, write_partition
 from include.retention.tables import stale_files
 from include.spec import load_spec
+from tests.object_store import object_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +27,6 @@ SPEC = load_spec("flight_delays")
 @pytest.fixture
 def lake(free_port: int) -> Iterator[Storage]:
     """Return an empty lake in a bucket, served by a process of its own: delta-rs holds the GIL while it asks."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(free_port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     options = {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -41,33 +34,9 @@ def lake(free_port: int) -> Iterator[Storage]:
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}",
         "AWS_ALLOW_HTTP": "true",
     }
-    try:
-        _make_bucket(options, server)
-        yield Storage(root="s3://lake/prod", options=options)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def _make_bucket(options: dict[str, str], server: subprocess.Popen[bytes]) -> None:
-    client = boto3.client(
-        "s3",
-        region_name=options["AWS_REGION"],
-        endpoint_url=options["AWS_ENDPOINT_URL"],
-        aws_access_key_id=options["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=options["AWS_SECRET_ACCESS_KEY"],
-        config=Config(retries={"max_attempts": 1}),
-    )
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client.create_bucket(Bucket="lake")
-        except BotoCoreError:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        else:
-            return
+    storage = Storage(root="s3://lake/prod", options=options)
+    with object_store(storage):
+        yield storage
 
 
 def test_a_pinned_version_in_a_bucket_stays_readable(lake: Storage) -> None:
