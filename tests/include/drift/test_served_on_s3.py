@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
-import time
 from typing import TYPE_CHECKING
 
 import boto3
@@ -17,6 +13,7 @@ from botocore.config import Config
 
 from include.drift.served import prediction_schema, read_predictions
 from include.lake.storage import Storage
+from tests.object_store import object_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,20 +26,15 @@ BUCKET = "lake"
 @pytest.fixture
 def s3(free_port: int) -> Iterator[Storage]:
     """Return an empty storage in a bucket."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(free_port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
     options = {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}",
     }
-    try:
-        _make_bucket(options, server)
-        yield Storage(root=f"s3://{BUCKET}/some/prefix", options=options)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    storage = Storage(root=f"s3://{BUCKET}/some/prefix", options=options)
+    with object_store(storage):
+        yield storage
 
 
 def client(options: dict[str, str]) -> object:
@@ -54,19 +46,6 @@ def client(options: dict[str, str]) -> object:
         endpoint_url=options["AWS_ENDPOINT_URL"],
         config=Config(retries={"max_attempts": 1}),
     )
-
-
-def _make_bucket(options: dict[str, str], server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            client(options).create_bucket(Bucket=BUCKET)
-        except Exception:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 def test_predictions_are_read_from_a_bucket(spec: ModelSpec, s3: Storage) -> None:
