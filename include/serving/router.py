@@ -149,17 +149,20 @@ class Router:
         return max(0.0, self.now_s() - state.changed_at_s) if state.revision else 0.0
 
     def set_version(self, model: str, version: str, package: Mapping[str, str] | None) -> None:
-        """Remember a loaded version's package, or forget it."""
+        """Remember a loaded version's package, or forget it and what labels said of it."""
         state = self.state(model)
         versions = {name: found for name, found in state.versions.items() if name != version}
-        if package is not None:
+        if package is None:
+            others = {key: said for key, said in state.labels.items() if version not in _pair(said)}
+            state = replace(state, labels=others)
+        else:
             versions[version] = dict(package)
         self._save(model, replace(state, versions=versions))
 
     def set_labels(self, model: str, partition: str, evidence: Mapping[str, Any]) -> None:
         """Remember what a partition's labels say of two versions; what others said of other versions is forgotten."""
-        state, pair = self.state(model), (evidence["version"], evidence["champion"])
-        same = {key: said for key, said in state.labels.items() if (said["version"], said["champion"]) == pair}
+        state = self.state(model)
+        same = {key: said for key, said in state.labels.items() if _pair(said) == _pair(evidence)}
         self._save(model, replace(state, labels={**same, partition: dict(evidence)}))
 
     def set_routes(self, model: str, routes: Routes) -> None:
@@ -203,3 +206,7 @@ class Router:
                 "versions stay as they were. Make room on the disk, then retry."
             ) from error
         self.states = states
+
+
+def _pair(evidence: Mapping[str, Any]) -> tuple[str, str]:
+    return evidence["version"], evidence["champion"]

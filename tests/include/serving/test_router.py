@@ -108,6 +108,19 @@ def test_the_age_is_that_of_the_routes(tmp_path: Path) -> None:
     assert router.age_s("m") == 0.0  # a clock that was set back
 
 
+@pytest.mark.parametrize("unloaded", ["1", "2"])
+def test_what_labels_said_of_a_version_is_forgotten_with_it(tmp_path: Path, unloaded: str) -> None:
+    router = Router(path=tmp_path / "router.json")
+    said = {"version": "2", "champion": "1", "num": 1, "total": 0.5, "total_squares": 0.25}
+    for version in ("1", "2", "3"):
+        router.set_version("m", version, {"uri": f"/p{version}", "digest": "d"})
+    router.set_labels("m", "2013-07", said)
+    router.set_version("m", "3", None)
+    assert router.state("m").labels == {"2013-07": said}
+    router.set_version("m", unloaded, None)
+    assert router.state("m").labels == {}
+
+
 def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     router = Router(path=tmp_path / "router.json")
     router.set_routes("m", Routes(champion="1"))
