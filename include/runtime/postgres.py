@@ -7,6 +7,7 @@ password.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import pwd
@@ -225,22 +226,34 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _server_user() -> tuple[int, int]:
-    """Return the user and group that own the cluster; as root, make a system user for it once."""
+    """Return the user and group that own the cluster; as root, make a system user for it once.
+
+    One process at a time: of two that run useradd at once, the second replaces the numbers that the first was given.
+    """
     if os.getuid() != 0:
         return os.getuid(), os.getgid()
+    folder = os.open("/etc", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        entry = pwd.getpwnam(SYSTEM_USER)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        entry = _made_system_user()
+    finally:
+        os.close(folder)
+    return entry.pw_uid, entry.pw_gid
+
+
+def _made_system_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise SetupError(
-                f"PostgreSQL refuses to run as root, and user {SYSTEM_USER!r} could not be made; got {error}. "
-                "Nothing was started. Run as an ordinary user, or make that system user."
-            ) from error
-        entry = pwd.getpwnam(SYSTEM_USER)
-    return entry.pw_uid, entry.pw_gid
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(
+            f"PostgreSQL refuses to run as root, and user {SYSTEM_USER!r} could not be made; got {error}. "
+            "Nothing was started. Run as an ordinary user, or make that system user."
+        ) from error
+    return pwd.getpwnam(SYSTEM_USER)
 
 
 def _as_server_user() -> list[str]:

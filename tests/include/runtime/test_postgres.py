@@ -1,5 +1,8 @@
 import os
+import pwd
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +32,35 @@ def deployment(short_tmp_path: Path) -> Iterator[Deployment]:
     made = stack.open_deployment(short_tmp_path / "home", ports=stack.free_ports())
     yield made
     stack.down(made.home, say=lambda _: None)
+
+
+_ASK_FOR_ITS_USER = """
+import sys
+from include.runtime import postgres
+
+postgres.SYSTEM_USER = "tradewind-test"
+print("ready", flush=True)
+sys.stdin.readline()
+print(*postgres._server_user())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a system user")
+def test_processes_that_start_at_once_agree_on_its_user() -> None:
+    command = [sys.executable, "-c", _ASK_FOR_ITS_USER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    asking = [subprocess.Popen(command, **pipes) for _ in range(4)]  # type: ignore[call-overload]
+    try:
+        for process in asking:
+            assert process.stdout.readline() == "ready\n"
+        for process in asking:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        found = {process.communicate()[0] for process in asking}
+        entry = pwd.getpwnam("tradewind-test")
+        assert found == {f"{entry.pw_uid} {entry.pw_gid}\n"}
+    finally:
+        subprocess.run(["userdel", "tradewind-test"], check=True)
 
 
 def connect(deployment: Deployment, password: str) -> psycopg2.extensions.connection:
