@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _ORIGIN = ("window_start", "window_end", "data_versions", "commit", "parameters", "run_id", "dag_run_id", "digest")
 
 ledger = typer.Typer(no_args_is_help=True)
-_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+_DAY_AND_TIME = [f"%Y-%m-%d{mark}{time}" for time in ("%H:%M", "%H:%M:%S") for mark in ("T", " ")]
+_FORMATS = ["%Y-%m-%d", *_DAY_AND_TIME, *(f"{one}%z" for one in _DAY_AND_TIME)]
 
 
 @ledger.callback()
@@ -45,7 +46,12 @@ def serving(
     *,
     model: ModelOption,
     at: Annotated[
-        datetime | None, typer.Option(formats=_FORMATS, help="Moment, UTC unless it has an offset; now without it.")
+        datetime | None,
+        typer.Option(
+            formats=_FORMATS,
+            metavar="MOMENT",
+            help="2026-11-21T12:00, with seconds or an offset too, or a day; UTC without an offset, now without it.",
+        ),
     ] = None,
     as_json: JsonOption = False,
     home: HomeOption = DEFAULT_HOME,

@@ -52,7 +52,18 @@ def test_says_what_served_at_a_moment(home: Home, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "version"), [("2013-07-02T00:00:00", "2"), ("2013-07-02T00:00:00+0100", "1"), ("2013-07-01 23:59:59", "1")]
+    ("at", "version"),
+    [
+        ("2013-07-02T00:00:00", "2"),
+        ("2013-07-02T00:00:00+0100", "1"),
+        ("2013-07-01 23:59:59", "1"),
+        ("2013-07-02T00:00", "2"),
+        ("2013-07-01T23:59", "1"),
+        ("2013-07-01 23:59", "1"),
+        ("2013-07-02T00:00Z", "2"),
+        ("2013-07-02T00:59+01:00", "1"),
+        ("2013-07-02", "2"),
+    ],
 )
 def test_a_moment_is_utc_unless_it_says_otherwise(home: Home, ledger: Ledger, at: str, version: str) -> None:
     said = json.loads(ask("serving", "--model", MODEL, "--at", at, "--json", home=home).stdout)
