@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from include.errors import BadInputError, CorruptArtifactError, NotFoundError
-from include.lake.files import delete_file, file_exists, read_bytes, write_bytes
+from include.lake.files import delete_file, read_bytes, write_bytes
 from include.lake.storage import Storage
 
 if TYPE_CHECKING:
@@ -148,11 +148,6 @@ def read_package(uri: str, *, storage: Storage | None = None) -> Package:
         if found != sha256:
             raise _corrupt(folder, name, f"SHA-256 {found[:16]} where {sha256[:16]} is recorded")
     return Package(uri=folder, model=model, digest=digest, files=files, created_by_job=job_key, contents=contents)
-
-
-def package_exists(uri: str, *, storage: Storage | None = None) -> bool:
-    """Return whether a complete package is there; its bytes are not verified."""
-    return file_exists(f"{folder_of(uri)}/{MANIFEST}", storage=_target(uri, storage))
 
 
 def _found_digest(folder: str, target: Storage) -> str | None:

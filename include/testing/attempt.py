@@ -31,7 +31,6 @@ WhenDeferred = Literal["run", "stop", "time_out"]
 
 _NAMESPACE = uuid.UUID(int=0)
 _FAIL = "__fail__"
-_EPOCH = datetime(2013, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _SMALLEST = 1e-7
 
 
-def log_loss(*, label_B: ArrayLike, probability_B: ArrayLike) -> float:
-    """Return the mean negative log likelihood of binary outcomes, in nats; lower is better.
+def log_losses(*, label_B: ArrayLike, probability_B: ArrayLike) -> np.ndarray:
+    """Return each row's negative log likelihood of its binary outcome, in nats, shape (B,); lower is better.
 
-    L = -mean_b (y_b ln p_b + (1 - y_b) ln(1 - p_b)), with p clipped to [1e-7, 1 - 1e-7].
-    Source: I. J. Good, Rational Decisions, 1952; checked against scikit-learn's log_loss.
+    L_b = -(y_b ln p_b + (1 - y_b) ln(1 - p_b)), with p clipped to [1e-7, 1 - 1e-7].
+    Source: I. J. Good, Rational Decisions, 1952; its mean is checked against scikit-learn's log_loss.
 
     Args:
         label_B: Outcomes, 0 or 1, shape (B,).
@@ -29,17 +29,8 @@ def log_loss(*, label_B: ArrayLike, probability_B: ArrayLike) -> float:
     Raises:
         InconclusiveError: No rows, or unequal shapes.
 
-    >>> round(log_loss(label_B=[0, 1], probability_B=[0.5, 0.5]), 6)
-    0.693147
-    """
-    return float(log_losses(label_B=label_B, probability_B=probability_B).mean())
-
-
-def log_losses(*, label_B: ArrayLike, probability_B: ArrayLike) -> np.ndarray:
-    """Return each row's share of `log_loss`, shape (B,).
-
-    Raises:
-        InconclusiveError: As for `log_loss`.
+    >>> log_losses(label_B=[0, 1], probability_B=[0.5, 0.5]).round(6).tolist()
+    [0.693147, 0.693147]
     """
     import numpy as np
 

@@ -63,14 +63,6 @@ def unique(columns: Sequence[str]) -> list[Any]:
     return [gxe.ExpectCompoundColumnsToBeUnique(column_list=list(columns), **described)]
 
 
-def enough_rows(least: int) -> list[Any]:
-    """Expect a whole delivery."""
-    import great_expectations.expectations as gxe
-
-    described = f"at least {least} rows"
-    return [gxe.ExpectTableRowCountToBeBetween(min_value=least, severity="critical", description=described)]
-
-
 def mostly_present(column: str, *, least_frac: float) -> list[Any]:
     """Expect that so many rows have a value: an outcome, for example."""
     import great_expectations.expectations as gxe

@@ -14,7 +14,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
 from aiohttp import web
 
 from tests.kubernetes.api import Api
@@ -22,8 +21,6 @@ from tests.kubernetes.clock import FastClock
 from tests.kubernetes.cluster import Cluster
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.kubernetes.clock import Clock
 
 _TICK_S = 0.005
@@ -82,11 +79,6 @@ class ScriptedKubernetes:
     def connection(self) -> dict[str, Any]:
         """Return the fields of an Airflow connection, for `FakeSupervisor.connections["kubernetes_default"]`."""
         return {"conn_type": "kubernetes", "extra": json.dumps({"kube_config": json.dumps(self.config)})}
-
-    def write_kubeconfig(self, path: Path) -> Path:
-        """Write the kubeconfig into a file."""
-        path.write_text(yaml.safe_dump(self.config))
-        return path
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

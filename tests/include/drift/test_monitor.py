@@ -14,7 +14,7 @@ from include.drift.monitor import TABLE, Measurement, measure_partition
 from include.lake.tables import read_table, table_exists, write_partition
 from include.registry.models import ModelVersion
 from include.registry.package import DRIFT_REFERENCE, METRICS, write_package
-from include.training.metrics import auc, expected_calibration_error, log_loss
+from include.training.metrics import auc, expected_calibration_error, log_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +56,12 @@ def test_a_month_is_measured_against_the_champion(
     score_B = (0.05 + known["dep_minute_of_day"].to_numpy() / 3600).astype(np.float32)
     assert (own.num_predictions, own.num_labelled) == (1500, known.num_rows)
     assert own.metrics["positive_frac"] == pytest.approx(label_B.mean())
-    assert own.loss == pytest.approx(log_loss(label_B=label_B, probability_B=score_B))
+    assert own.loss == pytest.approx(log_losses(label_B=label_B, probability_B=score_B).mean())
     assert own.metrics["auc"] == pytest.approx(auc(label_B=label_B, probability_B=score_B))
     ece = expected_calibration_error(label_B=label_B, probability_B=score_B.astype(float))
     assert own.metrics["ece"] == pytest.approx(ece)
     constant_B = np.full(len(label_B), champion.reference.baseline)
-    assert own.baseline_loss == pytest.approx(log_loss(label_B=label_B, probability_B=constant_B))
+    assert own.baseline_loss == pytest.approx(log_losses(label_B=label_B, probability_B=constant_B).mean())
     assert found.prediction_psi == pytest.approx(0, abs=0.05)
     inputs = {item.name: item for item in found.inputs}
     assert inputs["temp"].psi is not None

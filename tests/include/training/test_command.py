@@ -15,7 +15,7 @@ from include.compression.graphs import open_graph, score
 from include.lake.storage import Storage
 from include.training import command
 from include.training.exit_codes import ExitCode
-from include.training.metrics import log_loss
+from include.training.metrics import log_losses
 from include.training.result import GRAPH_FILE, RESULT_FILE, Result, read_result
 from include.training.rows import load_rows
 from include.training.stop import Stop
@@ -66,8 +66,9 @@ def test_a_job_leaves_a_graph_that_beats_the_base_rate(storage: Storage, capsys:
     graph = open_graph(Path(job.output_uri, GRAPH_FILE).read_bytes())
     held_out = slice(rows.num_train, None)
     probability_B = score(graph, rows.categorical_BC[held_out], rows.numeric_BN[held_out])
-    found = log_loss(label_B=rows.label_B[held_out], probability_B=probability_B)
-    constant = log_loss(label_B=rows.label_B[held_out], probability_B=np.full(len(probability_B), rows.baseline))
+    label_B = rows.label_B[held_out]
+    found = log_losses(label_B=label_B, probability_B=probability_B).mean()
+    constant = log_losses(label_B=label_B, probability_B=np.full(len(probability_B), rows.baseline)).mean()
     assert found < constant - 0.05
     assert found == pytest.approx(result.epochs[result.best_epoch].validation_loss, abs=1e-5)
     assert result.num_train_rows == 2550

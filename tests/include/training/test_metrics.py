@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from include.errors import InconclusiveError
-from include.training.metrics import auc, expected_calibration_error, log_loss
+from include.training.metrics import auc, expected_calibration_error, log_losses
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 def test_log_loss_and_auc_equal_scikit_learn(rows: tuple[np.ndarray, np.ndarray]) -> None:
     label_B, probability_B = rows
     clipped_B = np.clip(probability_B, 1e-7, 1 - 1e-7)
-    assert log_loss(label_B=label_B, probability_B=probability_B) == pytest.approx(
+    assert log_losses(label_B=label_B, probability_B=probability_B).mean() == pytest.approx(
         reference.log_loss(label_B, clipped_B)
     )
     assert auc(label_B=label_B, probability_B=probability_B) == pytest.approx(
@@ -43,7 +43,7 @@ def test_probability_one_falls_into_the_last_bin() -> None:
 @pytest.mark.parametrize(
     ("label_B", "probability_B"), [([], []), ([1, 0], [0.5]), ([1], [float("nan")]), ([1], [1.5]), ([1], [-0.1])]
 )
-@pytest.mark.parametrize("metric", [log_loss, auc, expected_calibration_error])
+@pytest.mark.parametrize("metric", [log_losses, auc, expected_calibration_error])
 def test_what_cannot_be_measured_is_inconclusive(
     metric: object, label_B: list[int], probability_B: list[float]
 ) -> None:
