@@ -32,4 +32,5 @@ def works_of(scored: Scored, *, logged_at_us: int) -> Iterator[Work]:
             strings=served.reader.strings,
             logged_at_us=logged_at_us,
             disagreement=outcome.disagreement,
+            is_stand_in=outcome.is_stand_in,
         )

@@ -33,6 +33,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         strings: Which of them are strings; the others are numbers.
         logged_at_us: Microseconds since 1970, UTC.
         sampling_weight: Rows that each of its rows stands for, when it is what a sample kept; 0: it is no sample.
+        is_stand_in: Whether the champion did it because a canary had failed; such work is logged and not counted.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     logged_at_us: int
     disagreement: float | None = None
     sampling_weight: float = 0.0
+    is_stand_in: bool = False
 
     @property
     def is_sampled(self) -> bool:
@@ -67,7 +69,8 @@ class WindowCounters:
     """What one version did in one role, since the routes last changed or since the server started.
 
     Args:
-        requests: Requests that it scored or failed to score; a caller's own mistakes are not counted.
+        requests: Requests that it scored or failed to score; a caller's own mistakes are not counted, nor is what the
+            champion answered in place of a canary that failed.
         errors: Those that it failed to score.
         latency_counts: Scored requests that were timed, by `LATENCY_BOUNDS_MS` of their encoding and inference.
         latency_sum_ms: Of these.
@@ -133,7 +136,13 @@ class Counted:
     windows: dict[tuple[str, str], WindowCounters] = field(default_factory=dict)
 
     def add(self, work: Work) -> None:
-        """Count one version's work on one request."""
+        """Count one version's work on one request.
+
+        What a canary failed to score is the champion's only because it failed: where both fail on the same requests,
+        counting it would raise the champion's share of errors with the canary's own.
+        """
+        if work.is_stand_in:
+            return
         window = self.windows.setdefault((work.version, work.role), WindowCounters())
         is_ok = work.predictions is not None
         window.add(is_ok=is_ok, latency_ms=work.latency_ms, disagreement=work.disagreement)

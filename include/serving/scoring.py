@@ -6,7 +6,7 @@ import logging
 import random
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -76,6 +76,7 @@ class Outcome:
         latency_ms: Of its encoding and inference, alone; None: it was not timed.
         predictions: A number for each row, or a list of them for each; None: it failed.
         disagreement: Of a shadow, the share of the rows that the champion predicted otherwise; None: not compared.
+        is_stand_in: Whether the champion answered what a canary failed to: a choice of requests, so no evidence.
     """
 
     version: str
@@ -83,6 +84,7 @@ class Outcome:
     latency_ms: float | None
     predictions: Sequence[Any] | None
     disagreement: float | None = None
+    is_stand_in: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,8 @@ def score_requests(
         champion = served.routes.champion
         has_failed = isinstance(job, _Job) and job.outcomes[-1].predictions is None
         if isinstance(job, _Job) and has_failed and job.role == "canary" and champion in served.versions:
-            job.outcomes += attempt(served, champion, "champion", [job.columns])
+            stood_in = attempt(served, champion, "champion", [job.columns])
+            job.outcomes += [replace(outcome, is_stand_in=True) for outcome in stood_in]
             job.trace.mark("score", version=champion, role="champion")
     return [job if isinstance(job, Exception) else _caught(_scored, served, job) for job in results]
 

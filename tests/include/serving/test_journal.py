@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from include.errors import SetupError
@@ -126,6 +127,24 @@ def test_a_damaged_frame_ends_its_segment_only(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert ids(again) == ["0", "2", "3"]
     assert num_requests(again) == 4  # the later header knows the damaged one
+
+
+def test_work_of_the_release_before_is_counted_and_read(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    fields = list(msgspec.structs.astuple(work(1)))
+    journal._write(msgspec.msgpack.encode(fields[:-1]))  # it ended before `is_stand_in`
+    journal.close()
+    again = opened(tmp_path)
+    assert (num_requests(again), ids(again)) == (1, ["1"])
+
+
+def test_what_stood_in_for_a_canary_is_kept_and_not_counted(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    for number in range(2):
+        journal.append(work(number, is_stand_in=number > 0))
+    journal.close()
+    again = opened(tmp_path)
+    assert (num_requests(again), ids(again)) == (1, ["0", "1"])
 
 
 def test_what_another_release_wrote_is_set_aside(tmp_path: Path) -> None:
