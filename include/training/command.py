@@ -15,7 +15,7 @@ from include.errors import BadInputError, TradewindError
 from include.lake.storage import Storage
 from include.training.claim import Claim
 from include.training.commit import current_commit
-from include.training.endings import StoppedError, exit_code_of, tell_kubernetes
+from include.training.endings import TERMINATION_LOG, StoppedError, exit_code_of, tell_kubernetes
 from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
@@ -60,8 +60,13 @@ class _Watch:
         self._since = now
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one job and return the exit code."""
+def main(arguments: Sequence[str], *, termination_log: Path = TERMINATION_LOG) -> int:
+    """Run one job and return the exit code.
+
+    Args:
+        arguments: Of the command line.
+        termination_log: Where each process of a container says why it ends early.
+    """
     parser = argparse.ArgumentParser(prog="python -m include.training", description="Train one job.")
     parser.add_argument("--job", required=True, help="URI of job.json")
     parser.add_argument("--local-run", type=Path, help="folder that a task on this machine shares with the trainer")
@@ -75,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     code, why = _run(options.job, stop=stop)
     if run:
         run.leave(code)
-    if why and Machine(environment=os.environ).is_first:
-        tell_kubernetes(code, why)
+    if why:
+        tell_kubernetes(code, why, path=termination_log)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,10 +41,27 @@ class StoppedError(Exception):
 
 
 def tell_kubernetes(code: int, why: str, *, path: Path = TERMINATION_LOG) -> None:
-    """Leave exit code and reason in the container's status, if this is one: torchrun makes each exit code a 1."""
-    if path.exists():
-        with contextlib.suppress(OSError):
-            path.write_text(json.dumps({"exit_code": code, "message": why[:_MAX_CHARS]}))
+    """Leave exit code and reason in the container's status, if this is one: torchrun makes each exit code a 1.
+
+    Of the processes in a container the first with an error of its own is heard: its end interrupts the others.
+    """
+    if not path.exists():
+        return
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told = _code_in(file.read())
+        if told is not None and (told != ExitCode.INTERRUPTED or code == ExitCode.INTERRUPTED):
+            return
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({"exit_code": code, "message": why[:_MAX_CHARS]}).encode())
+
+
+def _code_in(content: bytes) -> int | None:
+    """Return the exit code that a process of this container has left, None if none has."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(content)["exit_code"])
+    return None
 
 
 def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:

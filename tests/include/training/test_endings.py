@@ -58,3 +58,13 @@ def test_a_container_keeps_the_code_and_the_reason(tmp_path: Path) -> None:
     tell_kubernetes(75, "\u00e4" * 5000, path=path)
     assert json.loads(path.read_text())["exit_code"] == 75
     assert path.stat().st_size <= 4096
+
+
+def test_of_several_processes_the_first_error_is_kept_and_no_interruption_hides_one(tmp_path: Path) -> None:
+    path = tmp_path / "termination-log"
+    path.write_text("words of another program")
+    kept = []
+    for code in (75, 75, 71, 75, 64):
+        tell_kubernetes(code, f"ended with {code}", path=path)
+        kept.append(json.loads(path.read_text())["exit_code"])
+    assert kept == [75, 75, 71, 71, 71]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -25,15 +23,14 @@ from include.training.fit import Fitted, InterruptedTrainingError, fit
 from include.training.ranks import Ranks, joined_ranks, own_device
 from include.training.rows import load_rows
 from tests.gpu import needs_gpus
+from tests.include.training.forked_ranks import NUM_RANKS, become, start
 from tests.snapshots import SPEC, small_job, small_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from include.training.job import Job
 
-NUM_RANKS = 2
 EXACT: dict[str, Any] = {"dropout": 0, "input_dropout": 0}
 """Without random numbers, which each process draws for itself."""
 LONG: dict[str, Any] = {**EXACT, "max_epochs": 30, "patience_epochs": 30, "learning_rate": 1e-4}
@@ -77,12 +74,6 @@ def digest(fitted: Fitted) -> str:
     for value in fitted.network.state_dict().values():
         total.update(value.numpy().tobytes())
     return total.hexdigest()
-
-
-def become(rank: int, port: int, *, of: int = NUM_RANKS) -> None:
-    """Have the variables that torchrun gives to a process."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(of)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def be_killed(rank: int, port: int, folder: Path) -> None:
@@ -178,23 +169,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
-
-
-def start(target: Callable[..., None], folder: Path, *, num_ranks: int = NUM_RANKS) -> list[int | None]:
-    """Run a function in so many processes and return their exit codes; forked, since each would import torch anew."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=target, args=(rank, port, folder)) for rank in range(num_ranks)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-    exit_codes = [child.exitcode for child in children]
-    for child in children:
-        child.kill()
-    return exit_codes
 
 
 @pytest.fixture(scope="module")
