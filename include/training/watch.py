@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from include.cluster.conditions import Rule, Verdict, decide
-from include.training.failures import Evidence, Failure, FailureKind
+from include.training.failures import Evidence, Failure, FailureKind, classify
 from include.training.pod_status import by_events, condition, is_waiting, phase, why_pending
 from include.training.sweep import has_ended
 
@@ -176,7 +176,7 @@ class Watcher:
         if "DeadlineExceeded" in words:
             return self._end("ended", FailureKind.DEADLINE, words)
         if any(phase(pod) == "Failed" for pod in sight.pods):
-            return self._end("ended")
+            return None if _has_more_to_tell(sight) else self._end("ended")
         lost = any(reason in words for reason in _FAILED_BY_A_POD)  # a pod that failed by itself would still be there
         return self._end("ended", FailureKind.VANISHED if lost else FailureKind.UNKNOWN, words)
 
@@ -235,6 +235,13 @@ class Watcher:
 def _is_told_to_end(found: Seen) -> bool:
     """Return whether an owner or a pod was deleted, and has not ended yet."""
     return bool((found.get("metadata") or {}).get("deletionTimestamp")) and not has_ended(found)
+
+
+def _has_more_to_tell(sight: Sight) -> bool:
+    """Return whether all that ended was interrupted, and a pod that has not ended yet may have been the cause."""
+    found = classify(Evidence(pods=sight.pods, events=sight.events))
+    is_effect = found is not None and found.kind is FailureKind.INTERRUPTED
+    return is_effect and any(phase(pod) == "Running" for pod in sight.pods)
 
 
 def _why_pending(sight: Sight) -> Failure | None:

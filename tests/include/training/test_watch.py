@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from include.training.failures import FailureKind
+from include.training.failures import FailureKind, classify
 from include.training.interruptions import Interruptions
 from include.training.watch import End, Sight, Watch, Watcher
 
@@ -88,6 +88,39 @@ def test_a_job_ends_when_its_controller_says_so(
     end = last(JOB, (0, Sight(owner=owner, pods=pods)))
     assert (end.reason if end else None) == reason
     assert (end.failure.kind if end and end.failure else None) == kind
+
+
+def failed(code: int) -> dict[str, Any]:
+    return pod("Failed", containerStatuses=[{"state": {"terminated": {"exitCode": code, "reason": "Error"}}}])
+
+
+@pytest.mark.parametrize(
+    ("code", "other", "reason"),
+    [
+        (75, pod("Running", ending=True), None),
+        (75, pod("Running"), None),
+        (75, failed(71), "ended"),
+        (75, pod("Pending"), "ended"),
+        (71, pod("Running", ending=True), "ended"),
+    ],
+)
+def test_a_pod_that_was_interrupted_waits_for_the_word_of_the_one_that_may_be_the_cause(
+    code: int, other: dict[str, Any], reason: str | None
+) -> None:
+    """Kubernetes before 1.31 calls a Job failed while its other pods still end."""
+    owner = job(("Failed", "BackoffLimitExceeded"))
+    end = last(JOB, (0, Sight(owner=owner, pods=[failed(code), other])))
+    assert (end.reason if end else None) == reason
+
+
+def test_a_cause_that_comes_after_its_effect_is_the_cause() -> None:
+    owner = job(("Failed", "BackoffLimitExceeded"))
+    late = [pod("Running", ending=True), failed(71)]
+    end = last(JOB, *((5 * look, Sight(owner=owner, pods=[failed(75), other])) for look, other in enumerate(late)))
+    assert end is not None
+    failure = classify(end.evidence)
+    assert failure is not None
+    assert failure.kind is K.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("owner", [job(), job(("FailureTarget", "BackoffLimitExceeded"))])
