@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ CONCLUSION = """
 
 Measured over {num_months} months of flights with {num_kills} kills at seeded moments, up to two parts away at once
 (`benchmarks/chaos.json`). *Worked again* means that it was ready; for the scheduler, also that each task in its hands
-had gone on. Different from the undisturbed run in the end: {differing}. The callers' {answered:,} requests were all
+had gone on; seconds are rounded up. Different from the undisturbed run in the end: {differing}. The callers' {answered:,} requests were all
 answered, after {asked_again:,} that were not; {answered_but_not_logged:,} answers are missing in the prediction log.
 """
 
@@ -47,7 +48,8 @@ def measured(run: Mapping[str, Any]) -> str:
         found = run["victims"][kind]
         took = found["recovery_s"]
         name = "a task" if kind == "task" else f"`{kind}`"
-        rows.append(f"| {name} | {consequence} | {found['kills']} | {took['median']:.0f} s | {took['max']:.0f} s |")
+        median_s, max_s = math.ceil(took["median"]), math.ceil(took["max"])
+        rows.append(f"| {name} | {consequence} | {found['kills']} | {median_s} s | {max_s} s |")
     asked, differing = run["requests"], [name for name, is_equal in run["equal"].items() if not is_equal]
     return "\n".join(rows) + CONCLUSION.format(
         num_months=run["months"], num_kills=run["num_kills"], differing=", ".join(differing) or "nothing", **asked
