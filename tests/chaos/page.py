@@ -26,8 +26,9 @@ CONCLUSION = """
 
 Measured over {num_months} months of flights with {num_kills} kills at seeded moments, up to two parts away at once
 (`benchmarks/chaos.json`). *Worked again* means that it was ready; for the scheduler, also that each task in its hands
-had gone on; seconds are rounded up. Different from the undisturbed run in the end: {differing}. The callers' {answered:,} requests were all
-answered, after {asked_again:,} that were not; {answered_but_not_logged:,} answers are missing in the prediction log.
+had gone on; seconds are rounded up. Different from the undisturbed run in the end: {differing}. The callers'
+{answered:,} requests were all answered, after {asked_again:,} that were not; {answered_but_not_logged:,} answers are
+missing in the prediction log.
 """
 
 
