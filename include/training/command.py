@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -73,8 +73,6 @@ def main(arguments: Sequence[str], *, termination_log: Path = TERMINATION_LOG) -
     parser.add_argument("--lease-s", type=float, default=LEASE_S, help="seconds to go on when no task follows it")
     options = parser.parse_args(arguments)
     run = LocalRun(folder=options.local_run) if options.local_run else None
-    if run:
-        run.enter(os.getpid())
     stop = Stop(run=run, lease_s=options.lease_s)
     stop.listen()
     code, why = _run(options.job, stop=stop)
@@ -95,6 +93,8 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
     storage = Storage(root=job_uri, options=secrets)
     blame = ExitCode.BAD_JOB
     try:
+        if stop.run:
+            stop.run.enter(os.getpid())
         job = load_job(job_uri, storage=storage)
         _require_same_commit(job)
         job.training  # noqa: B018 - refuses parameters before any row is read
@@ -119,7 +119,7 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
         return ExitCode.INTERRUPTED, why
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told apart from another
         if not isinstance(error, TradewindError):
-            traceback.print_exc(file=sys.stdout)
+            _say(traceback.format_exc().rstrip(), by_all=True)
         _say(f"error: {error}", by_all=True)
         return exit_code_of(error, refused=blame), f"{type(error).__name__}: {error}"
 
@@ -240,7 +240,8 @@ def _require_same_commit(job: Job) -> None:
 
 
 def _say(line: str, *, by_all: bool = False) -> None:
-    """Print a line once for all processes that train together, or once by each."""
+    """Print a line once for all processes that train together, or once by each; a full disk loses the line alone."""
     if not (by_all or Machine(environment=os.environ).is_first):
         return
-    print(line, flush=True)  # noqa: T201 - a command's output; the operator or the pod logs it
+    with contextlib.suppress(OSError):
+        print(line, flush=True)  # noqa: T201 - a command's output; the operator or the pod logs it

@@ -29,10 +29,13 @@ from typing import TYPE_CHECKING
 
 from include.errors import InterruptionError, TrainingError
 from include.runtime import processes
+from include.training.endings import exit_code_of
+from include.training.exit_codes import ExitCode
 from include.training.failure_kinds import Failure, FailureKind
 from include.training.failures import Evidence, decide_outcome
 from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
+from include.training.pod_status import by_exit_code
 from include.training.result import Result, read_result
 from include.training.stop import GRACE_S, LEASE_S
 from include.training.submit import newest_checkpoint
@@ -90,8 +93,8 @@ class TrainerProcess:
         Raises:
             TradewindError: It ended without one; the class says who has to do something about it.
         """
-        run = LocalRun.of(self.job.uri)
-        with run.followed() as self._follower:
+        with contextlib.ExitStack() as stack:
+            run = self._enter(stack)
             while True:
                 is_survivor, evidence = self._attend(run)
                 result = read_result(self.job, storage=self.storage)
@@ -103,6 +106,17 @@ class TrainerProcess:
                     self.say("the trainer of an earlier try has ended; another one goes on")
                 else:
                     self._wait_for_another_start(failure)
+
+    def _enter(self, stack: contextlib.ExitStack) -> LocalRun:
+        """Return the trainer's folder, which this task follows until the stack closes."""
+        while True:
+            try:
+                run = LocalRun.of(self.job.uri)
+                self._follower = stack.enter_context(run.followed())
+            except OSError as error:
+                self._wait_for_another_start(_of_a_disk(error))
+            else:
+                return run
 
     def terminate(self) -> None:
         """Ask the trainer to save a checkpoint and end, unless another task follows it too.
@@ -133,8 +147,11 @@ class TrainerProcess:
     def _attend(self, run: LocalRun) -> tuple[bool, Evidence]:
         """Start a trainer, or find the one that lives, and follow it to its end; return whether it was found."""
         num_kills = num_memory_kills()
-        lock = run.claim()
-        process = self._find(run) if lock is None else self._start(run, lock)
+        try:
+            lock = run.claim()
+            process = self._find(run) if lock is None else self._start(run, lock)
+        except OSError as error:
+            return False, Evidence(stopped=_of_a_disk(error))
         self._process = process
         if self._stopped:
             self._stop(self._stopped)  # this task was ended before there was a process
@@ -176,9 +193,17 @@ class TrainerProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=(lock,),  # it holds the lock from its first moment on, and as long as it lives
                 )
-            return run.enter(self._child.pid)
+            return self._entered(run, self._child)
         finally:
             os.close(lock)
+
+    def _entered(self, run: LocalRun, child: subprocess.Popen[bytes]) -> ManagedProcess:
+        try:
+            return run.enter(child.pid)
+        except OSError:
+            child.kill()  # no retry could find it
+            child.wait()
+            raise
 
     def _follow(self, run: LocalRun, process: ManagedProcess, said: deque[str]) -> None:
         """Pass on what the trainer prints until it has ended, or until this task has to leave it."""
@@ -221,6 +246,19 @@ class TrainerProcess:
                 _kill(process)
         if self._child and not self._is_left:
             self._child.wait()
+
+
+def _of_a_disk(error: OSError) -> Failure:
+    """Return the failure that an error of this machine's disk is, as the trainer would call it.
+
+    Raises:
+        OSError: It is no error of a disk.
+    """
+    code = exit_code_of(error, refused=ExitCode.BAD_JOB)
+    failure = by_exit_code(code, said=(str(error),))
+    if code != ExitCode.PREFLIGHT_FAILED or failure is None:
+        raise error
+    return failure
 
 
 def _kill(process: ManagedProcess) -> None:

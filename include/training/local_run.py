@@ -49,7 +49,7 @@ class LocalRun:
         Raises:
             SetupError: Another user has put something there.
         """
-        base = Path(tempfile.gettempdir(), f"tradewind-trainers-{os.getuid()}")
+        base = Path(_temporary(), f"tradewind-trainers-{os.getuid()}")
         with contextlib.suppress(FileExistsError):
             base.mkdir(mode=0o700)
         owned = base.lstat()
@@ -165,3 +165,9 @@ class Follower:
                 return True
             time.sleep(_UPGRADE_PAUSE_S)
         return False
+
+
+def _temporary() -> str:
+    """Return the folder for temporary files; not another one while its disk is full, where no lock would be seen."""
+    named = os.environ.get("TMPDIR", "")
+    return named if named and Path(named).is_dir() else tempfile.gettempdir()

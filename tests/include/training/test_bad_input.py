@@ -66,6 +66,13 @@ def test_a_process_ends_with_the_code_and_says_why(
     assert done.stderr == ""
 
 
+def test_what_a_full_disk_does_not_print_changes_no_exit_code(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "include.training", "--job", str(tmp_path / "job.json")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(arguments, cwd=ROOT, stdout=full, stderr=full, check=False)
+    assert done.returncode == ExitCode.BAD_JOB
+
+
 def test_a_model_without_code_is_a_bad_job(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(job, lambda raw: raw["spec"].update(name="no_such_model"))
     code, said = run(job, capsys)

@@ -27,6 +27,9 @@ asked = json.loads(sys.argv[1])
 root = Path(asked["root"])
 if "disk_mib" in asked:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={asked['disk_mib']}m", "tmpfs", str(root)], check=True)
+if asked.get("shares_disk"):
+    os.environ["TMPDIR"] = f"{root}/tmp"
+    Path(os.environ["TMPDIR"]).mkdir()
 if "cgroup" in asked:
     Path(asked["cgroup"], "cgroup.procs").write_text(str(os.getpid()))
 if "address_space_mib" in asked:
@@ -128,26 +131,33 @@ def small_memory() -> Iterator[Callable[[int], str]]:
         folder.rmdir()
 
 
+@pytest.mark.parametrize(
+    ("shares_disk", "words"),
+    [(False, "32 MiB free on the disk of"), (True, "No space left on device")],
+    ids=["lake", "lake and TMPDIR"],
+)
 def test_a_disk_that_is_full_before_the_start_is_the_machines_fault(
-    attempt: Callable[..., list[dict[str, Any]]],
+    attempt: Callable[..., list[dict[str, Any]]], shares_disk: bool, words: str
 ) -> None:
-    first, second = attempt(a_disk_of_its_own(), disk_mib=40, fill_at="start", params={})
+    first, second = attempt(a_disk_of_its_own(), disk_mib=40, fill_at="start", shares_disk=shares_disk, params={})
     assert first["error"] == "TrainingError"
     assert "preflight: the node is not fit to train" in first["message"]
-    assert "32 MiB free on the disk of" in first["message"]
+    assert words in first["message"]
     assert "No checkpoint was saved. The next try starts from the beginning." in first["message"]
     assert second == {"error": None, "epochs": 4}
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("shares_disk", [False, True], ids=["lake", "lake and TMPDIR"])
 def test_a_disk_that_fills_up_while_training_is_the_machines_fault(
-    attempt: Callable[..., list[dict[str, Any]]],
+    attempt: Callable[..., list[dict[str, Any]]], shares_disk: bool
 ) -> None:
     params = {"max_epochs": 150, "patience_epochs": 150, "learning_rate": 1e-5}
-    first, second = attempt(a_disk_of_its_own(), disk_mib=64, fill_at="epoch 1:", params=params)
+    limits = {"disk_mib": 64, "fill_at": "epoch 1:", "shares_disk": shares_disk}
+    first, second = attempt(a_disk_of_its_own(), **limits, params=params)
     assert first["error"] == "TrainingError"
-    assert "No space left on device" in first["message"]
     assert "exit code 66" in first["message"]
+    assert ("No space left on device" in first["message"]) is not shares_disk  # the trainer's words are on that disk
     assert second == {"error": None, "epochs": 150}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -217,6 +218,37 @@ def test_a_machine_that_fails_again_and_again_ends_the_try(storage: Storage, mon
     with pytest.raises(TrainingError, match="preflight: the node is not fit to train"):
         child.run()
     assert sum("no retry is used up" in line for line in lines) == 5
+
+
+@pytest.mark.parametrize("step", ["of", "followed", "claim", "enter"])
+def test_a_disk_that_is_full_before_the_start_uses_up_no_retry(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr("include.training.interruptions._FIRST_S", 0.1)
+    job = small_job(storage, table=small_table(600))
+    whole, left = getattr(LocalRun, step), [OSError(errno.ENOSPC, "No space left on device")]
+
+    def fail_once(*arguments: Any) -> Any:
+        if left:
+            raise left.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr(LocalRun, step, fail_once)
+    lines: list[str] = []
+    child = trainer(job, storage, lines.append)
+    child.interruptions = Interruptions.of(job.key, Kept())
+    child.run()
+    assert "preflight: the node is not fit to train (exit code 66; [Errno 28] No space left on device)" in lines[0]
+    assert "It starts again in 0.1 s, interruption 1 of 5; no retry is used up." in lines[0]
+
+
+def test_a_folder_that_may_not_be_written_is_no_full_disk(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_run: LocalRun) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(LocalRun, "claim", refuse)
+    with pytest.raises(PermissionError):
+        trainer(small_job(storage), storage).run()
 
 
 def test_an_error_in_the_task_leaves_no_trainer_behind(storage: Storage) -> None:
