@@ -69,7 +69,7 @@ def parse_dag_files(files: Sequence[Path], *, root: Path) -> dict[Path, DagFileF
 
     Args:
         files: The files.
-        root: The bundle's root, from which they import.
+        root: The bundle's root, from which they import; what it lacks they find in Tradewind's.
 
     Raises:
         SetupError: A file ends the process that parses it, so Airflow would not get a Dag of it either.

@@ -1,7 +1,8 @@
 """Parse Dag files as the Dag processor does, each in a fork, and say what that took and brought in.
 
 A script, run by path: `python include/testing/probe.py ROOT FILE...` writes one line of JSON for each file. The root of
-the bundle comes last on the path, as Airflow puts it there. The process holds Airflow and nothing else before it forks.
+the bundle comes last on the path, as Airflow puts it there, and Tradewind's own root behind it: a bundle that lies
+elsewhere finds the operators there. The process holds Airflow and nothing else before it forks.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 MARK = "DAG-FILE "
+_TRADEWIND = Path(__file__).resolve().parents[2]
 
 
 def main(root: str, files: list[str]) -> None:
     """Write what parsing each file takes, brings in and finds."""
-    own = {Path(__file__).resolve().parent, Path(root).resolve()}
-    sys.path[:] = [*(entry for entry in sys.path if Path(entry).resolve() not in own), root]
+    roots = dict.fromkeys((Path(root).resolve(), _TRADEWIND))
+    own = {Path(__file__).resolve().parent, *roots}
+    sys.path[:] = [*(entry for entry in sys.path if Path(entry).resolve() not in own), *map(str, roots)]
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(dag_folder=root, collect_dags=False, load_op_links=False)

@@ -122,6 +122,20 @@ def test_a_failure_says_what_to_change(report: str, said: str) -> None:
     assert "dag_rules.py" not in report  # no traceback into the kit
 
 
+def test_a_folder_elsewhere_finds_the_operators_and_its_own_modules(tmp_path: Path) -> None:
+    (tmp_path / "names_of_the_author.py").write_text('MODEL = "flight_delays"\n')
+    path = tmp_path / "dags" / "elsewhere.py"
+    path.parent.mkdir()
+    late = "from names_of_the_author import MODEL\nfrom sensors.partition_landed import PartitionLandedSensor\n"
+    wait = '    PartitionLandedSensor(task_id="wait", model=MODEL)\n'
+    path.write_text(GOOD.replace("with DAG(", f"{late}with DAG(", 1) + wait)
+
+    found = parse_dag_files([path], root=tmp_path)[path]
+
+    assert found.errors == ()
+    assert [(dag.dag_id, [task.task_id for task in dag.tasks]) for dag in found.dags] == [("good", ["late", "wait"])]
+
+
 def test_a_file_that_ends_its_process_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ends.py"
     path.write_text("import os\nos._exit(3)\n")
