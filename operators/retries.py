@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryPolicy, RetryRule
+from airflow.sdk.exceptions import TaskDeferralError
 
 from include.errors import InterruptionError, ServiceError
 
@@ -28,7 +29,8 @@ _NUM_RETRIES = 5
 _SERVICE_RETRY_DELAY = timedelta(seconds=15)
 NUM_MACHINE_TRIES = 5
 """Tries beyond those that its author gave a task, for workers that are killed."""
-_OF_MACHINES = (InterruptionError, ServiceError)
+_OF_MACHINES = (InterruptionError, ServiceError, TaskDeferralError)
+"""The last one is a trigger that broke: what it waited for goes on, and the next try waits for it again."""
 _STATE_KEY = "tradewind_failures"
 
 

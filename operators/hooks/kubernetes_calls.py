@@ -14,7 +14,11 @@ _MAX_PAUSE_S = 15.0
 APPLY = "application/apply-patch+yaml"
 """Content type of a server-side apply."""
 _NOT_FOUND = 404
+_UNAUTHORIZED = 401
 _FORBIDDEN = 403
+_NOBODY = "system:anonymous"
+"""Whom the server takes a client for that has no token, as when the plugin that gives it failed just then."""
+_TAKEN = "AlreadyExists"
 _JOBS = "/apis/batch/v1/"
 _TRANSIENT = frozenset({401, 408, 409, 410, 425, 429, 500, 502, 503, 504})
 """What another call may not meet; 401 is a token that is being renewed, 409 and 410 an object that just changed."""
@@ -76,10 +80,21 @@ def pause_s(error: ServiceError, number: int) -> float:
 class StatusError(ServiceError):
     """The server answered that it cannot answer now."""
 
-    def __init__(self, message: str, *, status: int, retry_after_s: float | None) -> None:
+    def __init__(self, message: str, *, status: int, cause: str, retry_after_s: float | None) -> None:
         super().__init__(message)
         self.status = status
+        self.cause = cause
         self.retry_after_s = retry_after_s
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether what is created has the name of what is there; a quota that others change has status 409 too."""
+        return self.status == CONFLICT and self.cause == _TAKEN
+
+    @property
+    def wants_a_token(self) -> bool:
+        """Whether the client's token is none, or not valid any more."""
+        return self.status in (_UNAUTHORIZED, _FORBIDDEN)
 
 
 def raise_unless_gone(error: Any, *, verb: str, path: str, kind: str) -> None:
@@ -91,14 +106,15 @@ def raise_unless_gone(error: Any, *, verb: str, path: str, kind: str) -> None:
         path: What was called.
         kind: Content type of the call: what is created or applied needs no object, but its kind and namespace.
     """
-    status, reason = int(error.status or 0), _reason(error)
+    status, reason = int(error.status or 0), _said(error, "message") or str(error.reason)
     if status == _NOT_FOUND and verb != "POST" and kind != APPLY:
         return
-    if status in _TRANSIENT or status == 0:
+    if status in _TRANSIENT or status == 0 or (status == _FORBIDDEN and _NOBODY in reason):
         raise StatusError(
             f"{verb} {path} must be answered; got {status} {reason}. Nothing is known to have changed. It is tried "
             "again.",
             status=status,
+            cause=_said(error, "reason"),
             retry_after_s=_retry_after_s(error),
         ) from error
     remedy = "Mend the profile or the rights of the connection's account."
@@ -111,12 +127,12 @@ def raise_unless_gone(error: Any, *, verb: str, path: str, kind: str) -> None:
     ) from error
 
 
-def _reason(error: Any) -> str:
-    """Return the server's words: the message of its Status, never the request that it repeats."""
+def _said(error: Any, field: str) -> str:
+    """Return the server's words of its Status, never the request that it repeats; empty: it sent none."""
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body)[field])
     except (TypeError, ValueError, KeyError):
-        return str(error.reason)
+        return ""
 
 
 def _retry_after_s(error: Any) -> float | None:

@@ -15,6 +15,7 @@ from operators.hooks.kubernetes_calls import (
     APPLY,
     CONFLICT,
     REQUEST_TIMEOUT_S,
+    StatusError,
     deletion,
     pause_s,
     raise_unless_gone,
@@ -130,11 +131,14 @@ class KubernetesObjects:
             try:
                 return self._once(verb, path, query=query or {}, body=body, kind=kind)
             except ServiceError as error:
-                if getattr(error, "status", None) == CONFLICT and verb in ("POST", "DELETE"):
+                told = error if isinstance(error, StatusError) else None
+                if told and (told.is_taken if verb == "POST" else told.status == CONFLICT and verb == "DELETE"):
                     return None  # the name is taken already, or has gone to another object
-                is_stale = getattr(error, "status", None) == CONFLICT and _names_its_version(body)
+                is_stale = told and told.status == CONFLICT and _names_its_version(body)
                 if is_stale or number + 1 == _NUM_TRIES:  # what follows from an older object is for the caller to redo
                     raise
+                if told and told.wants_a_token:
+                    self.__dict__.pop("_client", None)  # a client asks its plugin for one only when it is made
                 time.sleep(pause_s(error, number))
         return None
 
@@ -191,10 +195,8 @@ class AsyncKubernetesObjects:
         Raises:
             ServiceError: The log cannot be read now, or no further.
         """
-        import aiohttp
-
-        async with (await self._loaded()).get_conn() as connection:
-            try:
+        try:
+            async with (await self._loaded()).get_conn() as connection:
                 answer = await connection.call_api(
                     f"{path}/log",
                     "GET",
@@ -209,8 +211,8 @@ class AsyncKubernetesObjects:
                         answer.raise_for_status()
                         async for line in _whole_lines(answer):
                             yield line
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise unreachable("GET", f"{path}/log", error) from error
+        except _no_answer() as error:
+            raise unreachable("GET", f"{path}/log", error) from error
 
     async def _once(
         self,
@@ -221,18 +223,18 @@ class AsyncKubernetesObjects:
         body: Any = None,
         kind: str = "application/json",
     ) -> dict[str, Any] | None:
-        import aiohttp
+        hook = await self._loaded()  # with it, the client's own classes
         from kubernetes_asyncio.client.exceptions import ApiException
 
-        async with (await self._loaded()).get_conn() as connection:
-            try:
+        try:
+            async with hook.get_conn() as connection:
                 answer = await connection.call_api(path, verb, **_call(query or {}, body=body, kind=kind))
-            except ApiException as error:
-                raise_unless_gone(error, verb=verb, path=path, kind=kind)
-                return None
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                raise unreachable(verb, path, error) from error
-            return dict(answer or {})
+        except ApiException as error:
+            raise_unless_gone(error, verb=verb, path=path, kind=kind)
+            return None
+        except _no_answer() as error:
+            raise unreachable(verb, path, error) from error
+        return dict(answer or {})
 
     async def _loaded(self) -> Any:
         if self._hook is None:
@@ -243,6 +245,15 @@ class AsyncKubernetesObjects:
 def _names_its_version(body: Any) -> bool:
     """Return whether a manifest may only be applied to the object that it was made from."""
     return isinstance(body, dict) and "resourceVersion" in body.get("metadata", {})
+
+
+def _no_answer() -> tuple[type[Exception], ...]:
+    """Return what a call without an answer raises; that of a connection too, whose plugin may give no token now."""
+    import aiohttp
+    from airflow.sdk.exceptions import AirflowException
+    from kubernetes_asyncio.config import ConfigException
+
+    return aiohttp.ClientError, AirflowException, ConfigException, OSError, TimeoutError, ValueError
 
 
 def _load_hook(conn_id: str) -> Any:

@@ -7,6 +7,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include.cluster.conditions import Rule, Verdict, conditions, decide
 from include.errors import ServiceError
+from operators.hooks.kubernetes_calls import RefusedError
 from operators.hooks.kubernetes_objects import AsyncKubernetesObjects
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class CustomResourceTrigger(BaseTrigger):
     """Fires when an object of Kubernetes fulfils a rule, or is gone, or when the time is over.
 
-    An API that does not answer is asked again. A triggerer that restarts begins to count its time anew.
+    An API that does not answer, or refuses, is asked again. A triggerer that restarts begins to count its time anew.
 
     Args:
         conn_id: Connection of Kubernetes.
@@ -75,7 +76,7 @@ class CustomResourceTrigger(BaseTrigger):
             try:
                 found = await api.get(self.path)
                 verdict, words = decide(found, until=until, failed_if=failed_if)
-            except ServiceError as error:
+            except (RefusedError, ServiceError) as error:  # a right or a token that is gone may come back
                 verdict, words = Verdict.WAIT, str(error)
             if verdict is Verdict.GONE and self.may_come_later:
                 verdict = Verdict.WAIT

@@ -45,6 +45,9 @@ class Api:
             cluster.advance()
             cluster.calls.append((verb, request.path_qs))
             fault = next((fault for fault in cluster.faults if fault.hits(verb, path)), None)
+        if cluster.token and request.headers.get("Authorization") != f"Bearer {cluster.token}":
+            says = f'User "system:anonymous" cannot {verb} {path}'
+            return _error(ApiError(403, "Forbidden", f"it is forbidden: {says}"))
         if fault is None:
             return await self._do(request, body, None)
         if fault.kind == "slow":

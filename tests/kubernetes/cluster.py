@@ -58,6 +58,7 @@ class Cluster:
         clock: Its time.
         faults: What goes wrong with calls, tried in order.
         calls: Method and path of each call, in order.
+        token: Who calls without it is nobody; empty: everybody may call.
         controllers: By the plural of the kind.
         quota: Called with each new pod; a text is the reason why it is refused.
         streams: Logs that somebody follows.
@@ -67,6 +68,7 @@ class Cluster:
     clock: Clock = field(default_factory=FastClock)
     faults: list[Fault] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    token: str = ""
     controllers: dict[str, Controller] = field(default_factory=dict)
     quota: Callable[[Object], str | None] = lambda _pod: None
     streams: list[LogStream] = field(default_factory=list)

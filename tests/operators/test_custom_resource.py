@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.sdk import DAG
+from kubernetes_asyncio.config import ConfigException
 
 from operators.custom_resource import CustomResourceOperator
 from sensors.custom_resource_condition import CustomResourceConditionSensor
@@ -104,6 +106,35 @@ def test_a_dead_worker_a_dead_triggerer_and_a_silent_api_change_nothing(world: W
     world.cluster.faults += [Fault(code=503, skip=3, times=3), Fault(kind="reset", skip=8, times=2)]
     assert world.run() == "success"
     assert all(fate.happened for fate in world.airflow.fates)
+
+
+def test_a_right_that_is_gone_for_a_while_changes_nothing(world: World) -> None:
+    world.cluster.faults.append(Fault(verb="GET", path="/inferenceservices/", code=403, times=2))
+    assert world.run() == "success"
+    assert world.airflow.num_tries == 1
+
+
+def test_a_right_that_stays_gone_is_told(world: World) -> None:
+    world.make_operator = lambda _job: operator(delete="always")
+    world.cluster.faults.append(Fault(verb="GET", path="/inferenceservices/", code=403, says="no", times=None))
+    assert world.run() == "failed"
+    assert f"got timed_out: GET {PATH} must be allowed; got 403 no." in world.airflow.errors[-1]
+    assert kept(world) is None
+
+
+def test_a_plugin_that_gives_no_token_for_a_while_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = AsyncKubernetesHook.get_conn
+
+    def get_conn(hook: AsyncKubernetesHook) -> Any:
+        if world.simulation.elapsed_s < 30:
+            raise ConfigException("exec: process returned 255")
+        return before(hook)
+
+    monkeypatch.setattr(AsyncKubernetesHook, "get_conn", get_conn)
+    assert world.run() == "success"
+    assert world.airflow.num_tries == 1
 
 
 def test_what_its_controller_calls_failed_is_told(world: World) -> None:

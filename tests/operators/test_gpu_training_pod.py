@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.sdk import DAG
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
+from kubernetes_asyncio.config import ConfigException
 
 from include.errors import BadInputError
 from include.spec import load_spec
@@ -23,6 +25,7 @@ from include.training.profiles import read_profiles
 from include.training.result import write_result
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from operators.retries import NUM_MACHINE_TRIES
+from sensors.triggers.remote_training import RemoteTrainingTrigger
 from tests.kubernetes.faults import Fault
 from tests.kubernetes.orchestration import Fate
 from tests.kubernetes.trainer import _result
@@ -289,6 +292,44 @@ def test_an_api_that_is_silent_for_ever_is_told(world: World) -> None:
     assert error.startswith("TrainingError: training job ")
     assert "The next try looks for it first" in error
     assert 300 <= world.airflow.ended_at_s <= 600
+
+
+def test_a_plugin_that_gives_no_token_for_a_while_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
+    before = AsyncKubernetesHook.get_conn
+
+    def get_conn(hook: AsyncKubernetesHook) -> Any:
+        if 200 <= world.simulation.elapsed_s < 400:
+            raise ConfigException("exec: process returned 255. STS: throttled")
+        return before(hook)
+
+    monkeypatch.setattr(AsyncKubernetesHook, "get_conn", get_conn)
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world), len(world.trainer.runs)) == (1, 1, 1)
+    assert "got ConfigException: exec: process returned 255. STS: throttled" in log(world)
+
+
+def test_a_worker_without_a_token_ends_nothing(world: World) -> None:
+    says = 'pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" in the namespace "ml"'
+    world.cluster.faults.append(Fault(verb="GET", path="/pods$", code=403, says=says, times=6))
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world)) == (1, 1)
+
+
+def test_a_trigger_that_breaks_uses_up_no_retry_and_the_pod_is_gone_on_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.make_operator = lambda job: operator(snapshot_of(job), retries=0)
+    before = RemoteTrainingTrigger._look
+
+    async def look(trigger: RemoteTrainingTrigger) -> Any:
+        if world.trainer.runs and world.airflow.num_tries == 1:
+            raise RuntimeError("broken")
+        return await before(trigger)
+
+    monkeypatch.setattr(RemoteTrainingTrigger, "_look", look)
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world), len(world.trainer.runs)) == (2, 1, 1)
 
 
 def test_interruptions_have_a_limit_and_a_back_off_of_their_own(world: World) -> None:
