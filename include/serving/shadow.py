@@ -65,8 +65,7 @@ class Mirror:
         self._arrange(loop)
 
     def close(self) -> None:
-        """Finish what is scored, and forget what waits."""
-        self._forget_alarm()
+        """Finish what is scored; any thread may call this. The loop forgets what waits when it would begin it."""
         self._pool.shutdown(cancel_futures=True)
 
     def _arrange(self, loop: asyncio.AbstractEventLoop) -> None:
