@@ -22,7 +22,7 @@ from include.serving.versions import LoadedVersion, open_package, read_registere
 from include.spec import load_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from include.serving.counters import Counted
     from include.serving.features import FeatureLookup
@@ -37,6 +37,10 @@ MAX_OPENING = 2
 """Versions that are opened and warmed up at a time: each takes its memory twice meanwhile, and all processors."""
 MAX_LOADING = 32
 """Threads that read, try out and open versions; a store that hangs holds those of its own versions."""
+WORK_S = 2.0
+"""Seconds that workers may take to finish what they have begun when the server ends, and again its shadows."""
+LOG_S = 7.0
+"""Seconds that the log may take then; what is in no file waits in the journal."""
 
 
 @dataclass(kw_only=True)
@@ -85,11 +89,11 @@ class Engine:
         self._mirror = Mirror(done=self.account, dropped=self.metrics.shadow_dropped.inc, is_busy=self._batcher.is_busy)
 
     def close(self) -> None:
-        """Finish what the workers have begun, then write the log."""
-        self.pool.shutdown()
-        self._mirror.close()
-        self.log.close()
+        """Finish what the workers have begun, then write the log; what hangs is left behind."""
         self.loaders.shutdown(wait=False, cancel_futures=True)
+        for finish in (self.pool.shutdown, self._mirror.close):
+            _call(finish, timeout_s=WORK_S)
+        self.log.close(timeout_s=LOG_S)
 
     def start_restoring(self) -> None:
         """Begin to load what the router remembers; no model waits for another one's versions."""
@@ -321,3 +325,12 @@ class Engine:
             _LOG.exception("model %r could not be restored", model)
             return
         self.models[model] = replace(served, versions=versions, failures=failures)
+
+
+def _call(finish: Callable[[], object], *, timeout_s: float) -> None:
+    """Wait for what has no limit of its own."""
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        _LOG.error("what was begun must be done within %g s when the server ends; it is left behind", timeout_s)
