@@ -9,16 +9,18 @@ import math
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
-from aiohttp import web
 
 from include.errors import SetupError, TradewindError
 from include.lake.storage import Storage
 from include.registry.signing import Trust
 from include.serving.app import make_app
 from include.serving.appointed import appoint
+from include.serving.ending import serve
 from include.serving.engine import Engine
 from include.serving.features import FeatureLookup
 from include.serving.journal import Journal
@@ -32,17 +34,18 @@ from include.serving.sandbox import SandboxLimits
 from include.serving.spans import tracing
 from include.serving.token import AdminToken
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
 _LOG = logging.getLogger(__name__)
 
 EXIT_SETUP = 78
 MAX_CORES = 8
 """Python's part of the work gains nothing from more threads."""
-DRAIN_S = 10.0
-"""Seconds that requests in flight may still take after SIGTERM."""
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until SIGTERM or SIGINT; then answer what is in flight, write the log, and return 0."""
+    """Serve until SIGTERM or SIGINT; then answer what is in hand, write the log, and return 0."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -52,15 +55,8 @@ def main(arguments: list[str]) -> int:
         return EXIT_SETUP
     gc.freeze()  # what is loaded stays: looking through it for garbage would hold up requests for tens of ms
     try:
-        web.run_app(
-            app,
-            host=options.host,
-            port=options.port,
-            shutdown_timeout=DRAIN_S,
-            access_log=None,
-            loop=uvloop.new_event_loop(),
-            print=_say,
-        )
+        with closing(uvloop.new_event_loop()) as loop:
+            loop.run_until_complete(serve(app, host=options.host, port=options.port, say=_say))
     except OSError as error:
         sys.stderr.write(
             f"model server needs the free port {options.port} on {options.host}; got: {error}. Nothing was served. "
@@ -193,5 +189,13 @@ def _token(path: Path | None) -> AdminToken | None:
     return token
 
 
+def _leave(status: int) -> NoReturn:
+    """End without waiting for threads that hang on a store: what must last is on the disk."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

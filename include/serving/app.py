@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -23,6 +24,7 @@ from include.errors import (
 )
 from include.serving.admin import Admin, admin_routes, guarded
 from include.serving.bodies import ENCODING, decompress
+from include.serving.ending import CLOSE_S, IN_HAND, InHand
 from include.serving.engine import Engine
 from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from include.serving.token import AdminToken
 
 _LOG = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer", bound=web.StreamResponse)
 
 ENGINE = web.AppKey("engine", Engine)
 ADMISSION = web.AppKey("admission", Admission)
@@ -80,7 +84,7 @@ def make_app(
     app = web.Application(
         client_max_size=max_body_bytes, middlewares=[inference_told, json_errors], handler_args=as_sent
     )
-    app[ENGINE], app[ADMISSION], app[TRACING] = engine, admission, tracing
+    app[ENGINE], app[ADMISSION], app[TRACING], app[IN_HAND] = engine, admission, tracing, InHand()
     app.add_routes(
         [
             web.get("/v2", _server),
@@ -138,8 +142,8 @@ def _error(status: int, message: str, *, kind: str, fields: Mapping[str, str] | 
     return web.json_response({"error": message, "kind": kind, **by_field}, status=status)
 
 
-def _last(response: web.Response) -> web.Response:
-    """Return the last answer of a connection: its caller may still be sending what was not read."""
+def _last(response: Answer) -> Answer:
+    """Return the last answer of a connection: its caller may still be sending what was not read, or the server ends."""
     response.force_close()
     return response
 
@@ -155,9 +159,21 @@ async def _start(app: web.Application) -> None:
 
 
 async def _stop(app: web.Application) -> None:
-    await asyncio.get_running_loop().run_in_executor(None, app[ENGINE].close)
+    own = ThreadPoolExecutor(1, "close")  # threads of the loop's pool may hang on a store that answers no probe
+    ended = asyncio.get_running_loop().run_in_executor(own, _close, app)
+    done, _ = await asyncio.wait([ended], timeout=CLOSE_S)
+    if done:
+        await ended
+    else:
+        _LOG.error(
+            "workers, log and spans must end within %g s; they did not. The journal holds what is missing", CLOSE_S
+        )
+
+
+def _close(app: web.Application) -> None:
+    app[ENGINE].close()
     if tracing := app[TRACING]:
-        await asyncio.get_running_loop().run_in_executor(None, tracing.close)
+        tracing.close()
 
 
 async def _server(_request: web.Request) -> web.Response:
@@ -194,19 +210,21 @@ async def _model_ready(request: web.Request) -> web.Response:
 
 @web.middleware
 async def inference_told(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count and trace the answers to inference requests, errors too."""
+    """Count and trace inference requests and their answers, errors too."""
     if request.match_info.handler is not _infer:
         return await handler(request)
-    engine = request.app[ENGINE]
+    engine, in_hand = request.app[ENGINE], request.app[IN_HAND]
     model = request.match_info["model"]
     started = time.perf_counter()
     response: web.StreamResponse | None = None
     tracing = request.app[TRACING]
     trace = request[TRACE] = tracing.begin(request.headers, model=model) if tracing else NO_TRACE
+    in_hand.num_begun += 1
     try:
         response = await handler(request)
-        return response
+        return _last(response) if in_hand.is_ending else response
     finally:
+        in_hand.num_ended += 1
         trace.end(status=response.status if response else 0)
         seconds = time.perf_counter() - started
         known = model if model in engine.models else None

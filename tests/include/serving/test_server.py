@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from include.errors import BadInputError, CorruptArtifactError, GateError, NotFoundError, ServiceError, SetupError
 from include.rollout.latency import NUM_BUCKETS
 from include.serving.client import ModelServerClient, infer_body
+from tests.include.serving.callers import Callers
 from tests.running import ROOT, RunningModelServer
 from tests.tiny_models import FRAGILE_DISTANCE, fill_online_store, request_columns, tiny_package
 
@@ -402,26 +402,12 @@ def test_a_package_that_was_damaged_meanwhile_keeps_no_other_from_serving(
 
 
 def test_a_terminated_server_answers_what_it_began_and_writes_its_log(champion: RunningModelServer) -> None:
-    answers: list[int] = []
-    gone = threading.Event()
-
-    def caller() -> None:
-        number = 0
-        while not gone.is_set():
-            try:
-                champion.client.infer(model=MODEL, columns=request_columns(2, first=number))
-            except ServiceError:
-                return
-            answers.append(number)
-            number += 2
-
-    thread = threading.Thread(target=caller)
-    thread.start()
-    until(lambda: len(answers) > 20)
+    callers = Callers(champion, num_callers=1, num_rows=2)
+    callers.answered(20)
     assert champion.stop() == 0
-    gone.set()
-    thread.join()
-    assert len(rows(champion)) >= 2 * len(answers)
+    callers.join()
+    assert (callers.dropped, len(callers.refused)) == ([], 1)
+    assert len(rows(champion)) == 2 * len(callers.answers)
 
 
 def test_a_disk_that_takes_no_files_loses_neither_answers_nor_rows(champion: RunningModelServer) -> None:

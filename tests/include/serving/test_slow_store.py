@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import BadInputError
+from include.errors import BadInputError, ServiceError
 from include.lake.storage import Storage
+from include.serving.ending import END_S
 from include.serving.router import Router
 from tests.running import MODEL, RunningModelServer
 from tests.tiny_models import request_columns, tiny_package
@@ -188,6 +189,18 @@ def test_a_restore_that_hangs_keeps_no_other_model_waiting(world: World) -> None
     assert change.result(20)["routes"]["champion"] == "3"
     assert reasons(world.server) == []
     assert world.versions()["2"]["error"] is None
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_end(world: World) -> None:
+    slow = world.load_slowly("7", bias=-0.75)
+    started_s = time.monotonic()
+    assert world.server.stop() == 0
+    assert time.monotonic() - started_s < END_S
+    world.store.is_let_go.set()
+    with pytest.raises(ServiceError, match="Calls are idempotent and routes outlive a restart"):
+        slow.result(20)
+    world.server.start()
+    assert "7" not in world.versions()
 
 
 def reasons(server: RunningModelServer) -> list[str]:
