@@ -8,7 +8,7 @@ from include.runtime.airflow_api import AirflowApi
 class AirflowApiHook(BaseHook):
     """Resolves the connection of Airflow's own REST API into a client; tasks have no access to its database.
 
-    Its login needs the right to read and trigger Dag runs, no more.
+    Its login needs the right to read, trigger and delete Dag runs, no more.
     """
 
     conn_name_attr = "airflow_api_conn_id"
