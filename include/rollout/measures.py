@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ _LEAST_ERROR_FRAC = 1e-4
 _NUM_ERROR_STEPS = round(math.log(1 / _LEAST_ERROR_FRAC) / math.log(_ERROR_STEP))
 ERROR_FRACS = (0.0, *(_LEAST_ERROR_FRAC ** (1 - step / _NUM_ERROR_STEPS) for step in range(_NUM_ERROR_STEPS + 1)))
 """Where a champion's error rate could be: between two neighbours."""
+
+LOSS_RANGE_MARGINS = 1612
+"""Most that a loss may differ by on one example, in margins; beyond, it counts as if it differed by so much. With 0.01
+nats these are the 16.12 that two log losses can differ by, since they clip probabilities at 1e-7."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +147,18 @@ def disagreement(*, shadow: Counters, limit: float, margin: float) -> Measure:
 def loss(*, labels: LabelEvidence, margin: float, is_needed: bool) -> Measure:
     """Compare the loss on late labels: worse is a mean difference above 0, not worse one below the margin.
 
+    One example may lose `LOSS_RANGE_MARGINS` margins more, so fewer examples than that say little, however equal.
     Labels that may not come in time are a condition of a pass only if they are needed.
     """
-    num, deviation = labels.num, labels.deviation
+    evidence = partial(
+        log_evidence_of_mean, num=labels.num, total_squares=labels.total_squares, reach=LOSS_RANGE_MARGINS * margin
+    )
+    seen = f"{labels.mean:+.4g} over {labels.num} labels"
     return Measure(
         name="loss",
-        worse=log_evidence_of_mean(num=num, mean=labels.mean, deviation=deviation, limit=0.0),
-        not_worse=log_evidence_of_mean(num=num, mean=-labels.mean, deviation=deviation, limit=-margin),
-        found=f"loss differs by {labels.mean:+.4g} over {labels.num} labels (at most {margin:g})",
+        worse=evidence(labels.total, limit=0.0),
+        not_worse=evidence(-labels.total, limit=-margin),
+        found=f"loss differs by {seen} of deviation {labels.deviation:.4g} (at most {margin:g})",
         is_needed=is_needed,
     )
 

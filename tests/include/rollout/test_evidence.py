@@ -5,15 +5,14 @@ import math
 
 import pytest
 
-from include.rollout.decision import Counters
+from include.rollout.decision import Counters, LabelEvidence
 from include.rollout.evidence import (
-    MIN_ASYMPTOTIC,
     log_evidence_above,
     log_evidence_below,
     log_evidence_of_mean,
     log_evidence_of_two,
 )
-from include.rollout.measures import error_increase
+from include.rollout.measures import error_increase, loss
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.2, 0.5, 0.95])
@@ -81,36 +80,86 @@ def _binomial(k: int, num: int, prob: float) -> float:
     return math.comb(num, k) * prob**k * (1 - prob) ** (num - k)
 
 
+@pytest.mark.parametrize("prob", [0.001, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("limit", [-0.01, 0.0, 0.5])
+@pytest.mark.parametrize("num", [1, 30, 400])
+def test_a_mean_at_the_limit_has_an_expectation_of_at_most_one(prob: float, limit: float, num: int) -> None:
+    """Of numbers of two values, one of them as far below the limit as may be, as rarely as `prob`."""
+    reach = 2.0
+    low, high = limit - reach, limit + reach * prob / (1 - prob)
+    expected = 0.0
+    for k in range(num + 1):
+        total, squares = k * low + (num - k) * high, k * low**2 + (num - k) * high**2
+        found = log_evidence_of_mean(total, total_squares=squares, num=num, limit=limit, reach=reach)
+        expected += _binomial(k, num, prob) * math.exp(found)
+    assert expected <= 1 + 1e-9
+
+
 @pytest.mark.parametrize(
     ("num", "mean", "deviation", "sign"),
-    [
-        (MIN_ASYMPTOTIC - 1, 1.0, 0.1, 0),  # too few
-        (MIN_ASYMPTOTIC, 1.0, 0.1, 1),
-        (10_000, 0.0, 0.1, 0),
-        (10_000, -1.0, 0.1, 0),
-        (10_000, 1e-6, 1.0, -1),
-        (1000, 1.0, 0.0, math.inf),
-    ],
+    [(0, 0.0, 0.0, 0), (199, 1.0, 0.1, 1), (10_000, 0.0, 0.1, -1), (10_000, -1.0, 0.1, -1), (10_000, 1e-6, 1.0, -1)],
 )
 def test_evidence_of_a_mean(num: int, mean: float, deviation: float, sign: float) -> None:
-    found = log_evidence_of_mean(num=num, mean=mean, deviation=deviation, limit=0.0)
-    assert (found > 0) - (found < 0) == (sign if math.isfinite(sign) else 1)
-    assert math.isinf(found) is math.isinf(sign)
+    squares = (mean**2 + deviation**2) * num
+    found = log_evidence_of_mean(mean * num, total_squares=squares, num=num, limit=0.0, reach=10.0)
+    assert (found > 0) - (found < 0) == sign
 
 
-def test_means_of_no_difference_seldom_look_like_one() -> None:
-    """Looked at after every tenth of 5,000 skewed numbers, 400 times: a one in twenty at most."""
+def test_what_lies_beyond_reach_counts_for_no_more_than_at_its_end() -> None:
+    def evidence(lowest: float) -> float:
+        return log_evidence_of_mean(100 + lowest, total_squares=100 + lowest**2, num=101, limit=0.0, reach=2.0)
+
+    assert evidence(-20.0) < evidence(-2.5) < evidence(-2.0)
+
+
+def test_sums_that_were_rounded_are_no_more_evidence_than_equal_numbers() -> None:
+    equal, less = (
+        log_evidence_of_mean(50.0, total_squares=squares, num=100, limit=0.0, reach=5.0) for squares in (25.0, 24.0)
+    )
+    assert equal == less
+
+
+@pytest.mark.parametrize("num", [200, 4000])
+def test_equal_losses_are_no_verdict_on_rare_ones(num: int) -> None:
+    """A hundredth of the rows may lose two nats, and none of 200 does in one of eight."""
+    found = loss(labels=LabelEvidence(num=num), margin=0.01, is_needed=True)
+    assert 0 < found.not_worse < math.log(20)
+
+
+@pytest.mark.parametrize(
+    ("frac", "lost"),
+    [(1.0, None), (0.005, 2.0), (0.001, 10.0), (0.01 / 16, 16.0)],
+    ids=["normal", "a row in 200 loses 2 nats", "one in 1,000 loses 10", "one in 1,600 loses 16"],
+)
+def test_a_loss_at_the_margin_seldom_passes_however_rare_it_is(frac: float, lost: float | None) -> None:
+    """Looked at after every hundredth of 20,000 labels, 300 times: one in twenty at most."""
     numpy = pytest.importorskip("numpy")
-    rng = numpy.random.default_rng(5)
-    differences = rng.exponential(1.0, size=(400, 5000)) - 1.0
-    num = numpy.arange(MIN_ASYMPTOTIC, 5000, 10)
-    totals, squares = (numpy.cumsum(differences**power, axis=1)[:, num - 1] for power in (1, 2))
-    means = totals / num
-    deviations = numpy.sqrt(squares / num - means**2)
-    found = 0
-    for run in range(400):
-        found += any(
-            log_evidence_of_mean(num=int(n), mean=float(m), deviation=float(d), limit=0.0) >= math.log(20)
-            for n, m, d in zip(num, means[run], deviations[run], strict=True)
+    rng, margin = numpy.random.default_rng(2), 0.01
+    num = numpy.arange(100, 20_001, 100)
+    passed = 0
+    for _ in range(300):
+        differences = rng.normal(margin, 0.2, 20_000) if lost is None else (rng.random(20_000) < frac) * lost
+        totals, squares = (numpy.cumsum(differences**power)[num - 1] for power in (1, 2))
+        passed += any(
+            loss(labels=labels, margin=margin, is_needed=True).not_worse >= math.log(20)
+            for labels in (
+                LabelEvidence(num=int(n), total=float(t), total_squares=float(q))
+                for n, t, q in zip(num, totals, squares, strict=True)
+            )
         )
-    assert found <= 400 * 0.05
+    assert passed <= 300 * 0.05
+
+
+def test_losses_of_no_difference_seldom_fail() -> None:
+    """Looked at after every fiftieth of 10,000 skewed numbers, 300 times: one in twenty at most."""
+    numpy = pytest.importorskip("numpy")
+    rng, num = numpy.random.default_rng(5), numpy.arange(50, 10_001, 50)
+    failed = 0
+    for _ in range(300):
+        differences = rng.exponential(0.3, 10_000) - 0.3
+        totals, squares = (numpy.cumsum(differences**power)[num - 1] for power in (1, 2))
+        failed += any(
+            log_evidence_of_mean(float(t), total_squares=float(q), num=int(n), limit=0.0, reach=16.0) >= math.log(20)
+            for n, t, q in zip(num, totals, squares, strict=True)
+        )
+    assert failed <= 300 * 0.05
