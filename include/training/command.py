@@ -20,7 +20,7 @@ from include.training.exit_codes import ExitCode
 from include.training.job import load_job
 from include.training.local_run import LocalRun
 from include.training.preflight import Machine, check_machine, check_torch
-from include.training.provenance import loaded_packages, processor
+from include.training.provenance import packages_after
 from include.training.resources import PRICE_VARIABLE, ResourceSampler
 from include.training.stop import LEASE_S, Stop
 
@@ -221,8 +221,8 @@ def _result(
         num_validation_rows=len(rows.label_B) - rows.num_train,
         baseline=rows.baseline,
         device="cpu" if fitted.machine["device"] == "cpu" else "cuda",
-        packages=loaded_packages(),
-        machine={**fitted.machine, "processor": processor()},
+        packages=packages_after(fitted.packages),
+        machine=dict(fitted.machine),
         data_wait_frac=fitted.data_wait_frac,
         seconds=seconds,
         resources=resources,

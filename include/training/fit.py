@@ -45,7 +45,8 @@ class Fitted:
         epochs: Losses after each epoch.
         best_epoch: Position in `epochs` of those weights.
         data_wait_frac: Share of the training time that the network waited for rows; of this start only.
-        machine: What the last digits depend on, beside job, code and packages.
+        machine: What the last digits depend on, beside job, code and packages; of all starts.
+        packages: Versions of the libraries that were loaded when it started, and with which it had started before.
     """
 
     network: torch.nn.Module
@@ -53,6 +54,7 @@ class Fitted:
     best_epoch: int
     data_wait_frac: float
     machine: Mapping[str, str]
+    packages: Mapping[str, str]
 
 
 def fit(
@@ -97,7 +99,8 @@ def fit(
         epochs=tuple(loop.epochs),
         best_epoch=loop.best_epoch,
         data_wait_frac=round(loop.batches.waited_s / spent_s, 4),
-        machine=_machine(ranks),
+        machine=loop.origin.machine,
+        packages=loop.origin.packages,
     )
 
 
@@ -172,16 +175,6 @@ def _make_deterministic(seed: int) -> None:
     torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.backends.cudnn.benchmark = False
     seed_all(seed)
-
-
-def _machine(ranks: Ranks) -> dict[str, str]:
-    is_gpu = ranks.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(ranks.device) if is_gpu else "cpu",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "num_threads": str(NUM_THREADS),
-        "world_size": str(ranks.world_size),
-    }
 
 
 def _build(job: Job, rows: Rows) -> torch.nn.Module:

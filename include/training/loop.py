@@ -16,6 +16,7 @@ import torch
 from include.errors import BadInputError
 from include.training.loader import Batches
 from include.training.optimizer import AdamW, scheduled_rate
+from include.training.origin import Origin
 from include.training.precision import Precision
 from include.training.randomness import host_state, seed_all, set_host_state
 from include.training.result import Epoch
@@ -88,6 +89,7 @@ class Loop:
         self.epoch, self.step, self.loss_sum = 0, 0, 0.0
         self.epochs: list[Epoch] = []
         self.best_epoch, self.best_weights = -1, self._weights()
+        self.origin = Origin.here(ranks)
         self._unread: list[_Unread] = []
         self._start_epoch()
         if not ranks.is_first:
@@ -188,6 +190,7 @@ class Loop:
             "precision": self.precision.state_dict(),
             "random": self.ranks.gather(torch.get_rng_state()),
             "random_host": self.ranks.gather(host_state()),
+            "origin": self.origin.to_state(),
             "random_gpu": self.ranks.gather(torch.cuda.get_rng_state(self.ranks.device)) if is_gpu else [],
         }
 
@@ -205,6 +208,7 @@ class Loop:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
+        self.origin = self.origin.after(state.get("origin", {}))
         self._start_epoch()
         if len(state["random"]) != self.ranks.world_size:
             self._own_random()

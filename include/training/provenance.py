@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+ABSENT = "none"
+"""In place of the version of a package that is not there."""
+_THEN = ", then "
 _CPUINFO = Path("/proc/cpuinfo")
 _OTHERWISE_NAMED = ("onnxruntime-gpu", "protobuf", "PyYAML")
 """Packages whose module has another name than they have."""
@@ -30,6 +33,26 @@ def loaded_packages() -> dict[str, str]:
     """Return the versions of the packages that this process has loaded: those that took part."""
     modules = {name.partition(".")[0] for name in sys.modules}
     return versions((modules - set(sys.stdlib_module_names)) | set(_OTHERWISE_NAMED))
+
+
+def packages_after(before: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of the packages that this process has loaded, after those that earlier starts had loaded."""
+    return one_after_the_other(before, versions({*before, *loaded_packages()}))
+
+
+def one_after_the_other(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return what was and what is, both where they differ; what was not looked at before is as now.
+
+    >>> one_after_the_other({"world_size": "2", "device": "cpu"}, {"world_size": "1", "device": "cpu"})
+    {'world_size': '2, then 1', 'device': 'cpu'}
+    >>> one_after_the_other({"world_size": "2, then 1"}, {"world_size": "1"})
+    {'world_size': '2, then 1'}
+    """
+    found = dict(now)
+    for name, value in before.items():
+        current = now.get(name, ABSENT)
+        found[name] = value if value.rpartition(_THEN)[2] == current else f"{value}{_THEN}{current}"
+    return found
 
 
 def processor() -> str:

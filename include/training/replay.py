@@ -18,7 +18,7 @@ from include.registry.package import FP32_GRAPH, LOCK
 from include.training.commit import VARIABLE, current_commit
 from include.training.job import JOB_FILE, Job
 from include.training.local import REPO, trainer_environment
-from include.training.provenance import versions
+from include.training.provenance import ABSENT, versions
 from include.training.result import GRAPH_FILE, RESULT_FILE, Result
 from include.training.snapshot import DATA
 
@@ -202,7 +202,7 @@ def _of_the_code(raw: Mapping[str, Any], lock: Mapping[str, Any]) -> tuple[Diffe
 def _here(lock: Mapping[str, Any]) -> tuple[Difference, ...]:
     """Return which of the packages that trained have another version here."""
     then = lock["packages"]
-    return tuple(_differing(then, {name: versions([name]).get(name, "none") for name in then}, prefix="package "))
+    return tuple(_differing(then, {name: versions([name]).get(name, ABSENT) for name in then}, prefix="package "))
 
 
 def _of_the_machine(lock: Mapping[str, Any], result: Result) -> Iterator[Difference]:

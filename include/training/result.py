@@ -46,7 +46,9 @@ class Result(BaseModel):
     num_validation_rows: int
     baseline: float | list[float] = Field(description="The best constant answer by the training rows.")
     device: str
-    packages: dict[str, str] = Field(description="Versions of the libraries that trained.")
+    packages: dict[str, str] = Field(
+        description="Versions of the libraries that trained; `1.0, then 1.1` when a later start had another."
+    )
     machine: dict[str, str] = Field(
         default={}, description="What the last digits depend on beside job, code and packages; empty in old results."
     )

@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from include.training.export import export_onnx
 from include.training.fit import Fitted, InterruptedTrainingError, _build, fit
 from include.training.loop import Loop
 from include.training.optimizer import scheduled_rate
+from include.training.provenance import processor
 from include.training.ranks import Ranks
 from include.training.rows import load_rows
 from include.training.tabular import NetworkInputs, build_tabular
@@ -369,6 +371,26 @@ def test_it_says_how_long_it_waited_for_rows_and_what_the_bits_depend_on(undistu
     assert 0 < undisturbed.data_wait_frac < 0.5
     assert undisturbed.machine["num_threads"] == "1"
     assert undisturbed.machine["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_it_says_on_what_it_was_begun_and_on_what_it_was_continued(storage: Storage) -> None:
+    prepared = prepare(storage)
+    with pytest.raises(InterruptedTrainingError):
+        prepared.fit(should_stop=EndAfter(11, is_polite=True))
+    checkpoints = Checkpoints.of_job(prepared.job, storage=storage)
+    step, state = checkpoints.load_newest() or (0, {})
+    state["origin"]["machine"] |= {"processor": "Abacus", "slide_rule": "yes"}
+    state["origin"]["packages"] |= {"torch": "1.0.0", "nowhere": "3.1"}
+    checkpoints.save(step, state)
+    with pytest.raises(InterruptedTrainingError):
+        prepared.fit(should_stop=EndAfter(3, is_polite=True))
+    found = prepared.fit()
+    assert found.machine["processor"] == f"Abacus, then {processor()}"
+    assert found.machine["slide_rule"] == "yes, then none"
+    assert found.machine["world_size"] == "1"
+    assert found.packages["torch"] == f"1.0.0, then {version('torch')}"
+    assert found.packages["nowhere"] == "3.1, then none"
+    assert found.packages["numpy"] == version("numpy")
 
 
 def test_a_table_that_is_streamed_gives_the_same_bits(

@@ -62,7 +62,7 @@ def train(job: Job, storage: Storage, *, ranks: Ranks, stop_at: int | None = Non
         fitted = fit(job, rows, checkpoints=checkpoints, should_stop=should_stop, say=print, ranks=ranks)
     except InterruptedTrainingError as error:
         return {"stopped": str(error)}
-    return {"losses": losses(fitted), "weights": digest(fitted)}
+    return {"losses": losses(fitted), "weights": digest(fitted), "world_size": fitted.machine["world_size"]}
 
 
 def losses(fitted: Fitted) -> list[float]:
@@ -215,6 +215,7 @@ def test_another_number_of_processes_continues_the_training(
     assert Checkpoints.of_job(*make(folder / "fewer", **EXACT)[:1], storage=make(folder / "fewer")[1]).steps() == [11]
     fewer = train(*make(folder / "fewer", **EXACT), ranks=Ranks.alone())
     assert fewer["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert (together[0]["more"]["world_size"], fewer["world_size"]) == ("1, then 2", "2, then 1")
 
 
 def test_a_killed_process_costs_no_more_than_the_steps_since_the_checkpoint(tmp_path: Path) -> None:
@@ -255,15 +256,15 @@ def test_dropout_differs_between_processes_that_continue_otherwise(tmp_path: Pat
     assert got["losses"] == pytest.approx(wanted["losses"], abs=0.05)
 
 
-def test_a_checkpoint_without_the_buffers_of_each_process_is_continued(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_release_is_continued(tmp_path: Path) -> None:
     job, storage = make(tmp_path, **EXACT)
     wanted = train(*make(tmp_path / "undisturbed", **EXACT), ranks=Ranks.alone())
     train(job, storage, ranks=Ranks.alone(), stop_at=11)
     checkpoints = Checkpoints.of_job(job, storage=storage)
     step, state = checkpoints.load_newest() or (0, {})
-    del state["buffers"]
+    del state["buffers"], state["origin"]
     checkpoints.save(step, state)
-    assert train(job, storage, ranks=Ranks.alone())["weights"] == wanted["weights"]
+    assert train(job, storage, ranks=Ranks.alone()) == wanted
 
 
 def test_one_process_meets_nobody() -> None:

@@ -78,7 +78,7 @@ def test_a_lake_that_was_moved_is_found(again: Callable[..., tuple[Replay, list[
 
 def spoil(lock: dict[str, Any]) -> None:
     lock["packages"] |= {"torch": "1.0.0", "nowhere": "3.1"}
-    lock["machine"] |= {"processor": "Abacus", "num_threads": "8"}
+    lock["machine"] |= {"processor": "Abacus", "num_threads": "8", "world_size": "2, then 1"}
     lock["job"]["commit"] = "0123456-dirty-89ab"
     lock["training"]["learning_rate"] = 5
 
@@ -92,6 +92,7 @@ def test_what_differs_is_named_when_the_bytes_do(again: Callable[..., tuple[Repl
         "package nowhere: 3.1 then, none now",
         f"machine's processor: Abacus then, {processor()} now",
         "machine's num_threads: 8 then, 1 now",
+        "machine's world_size: 2, then 1 then, 1 now",
         f"commit: 0123456-dirty-89ab then, {COMMIT} now",
         "parameter learning_rate: 5 then, 0.01 now",
     }
