@@ -147,6 +147,11 @@ class Journal:
         found = sorted(int(path.stem) for path in self.folder.glob(f"*{SUFFIX}"))
         return [segment for segment in found if segment != self._segment]
 
+    def spare_segments(self) -> list[int]:
+        """Return the closed segments that may be removed, oldest first: a later one knows what they counted."""
+        closed = self.closed_segments()
+        return closed if self._file is not None else closed[:-1]
+
     def num_rows_of(self, segment: int) -> int:
         """Rows in one segment."""
         return self._rows.get(segment, 0)

@@ -13,6 +13,7 @@ import msgspec
 from include.serving.reservoir import WorkSample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from include.serving.counters import Work
@@ -63,6 +64,9 @@ class PredictionLog:
     num_dropped: int = 0
     num_files: int = 0
     _sample: WorkSample | None = None
+    _resume_bytes: int = 0
+    _next_rows: int = 0
+    _problem: str = ""
     _flushes_asked: int = 0
     _flushes_done: int = 0
     _is_behind: bool = False
@@ -84,9 +88,8 @@ class PredictionLog:
         """Count work and write it to the journal; of rows that cannot be written, keep a sample."""
         with self._appending:
             num_lost = self._append_all(work) if self._sample is None else self._append_some(work, self._sample)
-            if self.journal.num_open_rows >= 2 * self.flush_rows:  # the writer is busy, and reads a segment as a whole
-                with suppress(OSError):
-                    self.journal.rotate()
+            if self.journal.num_open_rows >= max(self._next_rows, 2 * self.flush_rows):
+                self._relieve()
         if num_lost or self.journal.num_open_rows >= self.flush_rows:
             with self._changed:
                 self.num_dropped += num_lost
@@ -123,7 +126,8 @@ class PredictionLog:
         `sampled_rows` are in memory, a part of `pending_rows`; while there are any, only samples are kept.
         """
         with self._changed:
-            num_sampled = 0 if self._sample is None else self._sample.num_rows
+            sample = self._sample  # the writer may take it away meanwhile
+            num_sampled = 0 if sample is None else sample.num_rows
             return {
                 "written_rows": self.num_written,
                 "dropped_rows": self.num_dropped,
@@ -132,6 +136,14 @@ class PredictionLog:
                 "journal_bytes": self.journal.num_bytes,
                 "files": self.num_files,
             }
+
+    def _relieve(self) -> None:
+        """Begin a segment while the writer is busy, which reads one as a whole; if it cannot be, not for each row."""
+        self._next_rows = 0
+        try:
+            self.journal.rotate()
+        except OSError:
+            self._next_rows = self.journal.num_open_rows + self.flush_rows
 
     def _append_all(self, work: Work) -> int:
         """Write work down, or begin to sample; return how many rows were lost."""
@@ -146,6 +158,7 @@ class PredictionLog:
             return work.num_rows
         _LOG.error("of predictions, %d rows of each version are kept until there is room: %s", self.sample_rows, reason)
         self._sample = WorkSample(rows=self.sample_rows, seed=self.num_dropped)
+        self._resume_bytes = min(self.journal.num_bytes, self.max_journal_bytes) // 2
         with suppress(OSError):
             self.journal.rotate()  # a segment that only counts is removed without being turned
         return self._sample.add(work) if is_counted else self._append_some(work, self._sample)
@@ -186,30 +199,56 @@ class PredictionLog:
                 return
 
     def _is_due(self) -> bool:
+        """Return whether to turn segments before the interval is over; after a turn that failed, not for rows."""
         is_asked = self._flushes_asked > self._flushes_done
-        return self._closed or is_asked or self.journal.num_open_rows >= self.flush_rows
+        is_large = self.journal.num_open_rows >= self.flush_rows
+        return self._closed or is_asked or (is_large and not self._is_behind)
 
     def _turn_segments(self) -> bool:
         """Turn what was appended so far into files; return whether nothing of it is left."""
         try:
             was_sampling = self._sample is not None
-            self._turn_closed()
+            self._turn_all()
             if was_sampling:
-                self._turn_closed()  # the sample, written down since
-        except OSError:
-            _LOG.exception("predictions cannot be written to files; %d rows wait", self.journal.num_rows)
+                self._turn_all()  # the sample, written down since
+        except OSError as error:
+            self._tell(f"{type(error).__name__} {error.errno}", error)
             return False
+        self._tell("")
         return self._sample is None
 
-    def _turn_closed(self) -> None:
-        self.journal.rotate()
-        for segment in self.journal.closed_segments():
+    def _tell(self, problem: str, error: OSError | None = None) -> None:
+        """Log a change from working to a problem, to another one, or back; no turn that fails like the last one."""
+        if problem and problem != self._problem:
+            _LOG.error("predictions cannot be written to files; %d rows wait", self.journal.num_rows, exc_info=error)
+        elif self._problem and not problem:
+            _LOG.warning("predictions are written to files again; %d rows wait", self.journal.num_rows)
+        self._problem = problem
+
+    def _turn_all(self) -> None:
+        """Turn every segment; where the disk has no room for another one, first those that need no other."""
+        try:
+            self.journal.rotate()
+        except OSError:
+            self._turn_each(self.journal.spare_segments())
+            self.journal.rotate()
+        self._turn_each(self.journal.closed_segments())
+        self._resume()
+
+    def _turn_each(self, segments: Iterable[int]) -> None:
+        for segment in segments:
             self._turn(segment)
-            if self._sample is not None and self.journal.num_bytes <= self.max_journal_bytes // 2:
-                with self._appending:
-                    num_lost = self._write_sample()
-                with self._changed:
-                    self.num_dropped += num_lost
+            if self.journal.num_bytes <= self._resume_bytes:
+                self._resume()
+
+    def _resume(self) -> None:
+        """Keep every row again, if the disk takes what was sampled."""
+        if self._sample is None:
+            return
+        with self._appending:
+            num_lost = self._write_sample()
+        with self._changed:
+            self.num_dropped += num_lost
 
     def _turn(self, segment: int) -> None:
         """Turn one segment into files, and remove it.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -185,3 +186,63 @@ def test_each_task_has_a_file_and_a_column_of_its_own(tmp_path: Path, make: Call
         (output,) = {"probability", "probabilities", "prediction"} & set(table.column_names)
         found[output] = table[output].to_pylist()
     assert found == {"probabilities": [[0.5, 0.25, 0.25]], "prediction": [-7.5], "probability": [0.5]}
+
+
+class StubbornJournal(Journal):
+    """A journal that begins no segment while something is amiss, as when a process may open no more files."""
+
+    is_amiss = False
+    num_tries = 0
+
+    def _begin(self, segment: int) -> None:
+        if self.is_amiss:
+            self.num_tries += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        super()._begin(segment)
+
+
+def test_a_segment_that_cannot_be_ended_is_tried_at_intervals_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    journal = StubbornJournal(folder=tmp_path / "journal")
+    journal.open()
+    files = SegmentFiles(folder_of=lambda model: str(tmp_path / model))
+    log = PredictionLog(journal=journal, turner=files, flush_rows=10, flush_interval_s=60.0)
+    log.start()
+    journal.is_amiss = True
+    for number in range(6):
+        log.append(work(number))  # enough rows for a turn, which fails
+    for number in range(20):
+        assert not log.flush(timeout_s=10)
+        log.append(work(100 + number))
+    # Each of 21 turns tries twice; an append that finds twice the rows once, and then again ten rows later.
+    assert 40 <= journal.num_tries <= 2 * 21 + 4
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "predictions cannot be written to files" in caplog.messages[0]
+    journal.is_amiss = False
+    assert log.flush(timeout_s=10)
+    assert caplog.messages[1:] == ["predictions are written to files again; 0 rows wait"]
+    assert read(tmp_path / "m").num_rows == 2 * 26
+    log.close(timeout_s=5)
+
+
+class Racing(PredictionLog):
+    """A log whose sample the writer takes away between two looks at it."""
+
+    is_racing = False
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name == "_sample" and found is not None and super().__getattribute__("is_racing"):
+            self._sample = None
+        return found
+
+
+def test_counters_are_told_while_the_writer_takes_the_sample_away(tmp_path: Path) -> None:
+    journal = Journal(folder=tmp_path / "journal")
+    log = Racing(journal=journal, turner=SegmentFiles(folder_of=lambda model: str(tmp_path / model)))
+    log.append(work(1))  # to a journal that is not open
+    log.is_racing = True
+    assert log.counters()["sampled_rows"] == 2
+    assert log.counters()["sampled_rows"] == 0

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[3]
 MAX_BYTES = 40_000
 NUM_REQUESTS = 3000
 """Several times what fits."""
+needs_mounts = pytest.mark.skipif(not shutil.which("unshare"), reason="a small disk needs a mount of its own")
 STUCK = """
 import sys
 from pathlib import Path
@@ -59,11 +60,17 @@ class Stuck:
         """Nothing to end."""
 
 
-def started(folder: Path, *, max_bytes: int = MAX_BYTES) -> PredictionLog:
+def started(
+    folder: Path, *, sink: Path | None = None, max_bytes: int = MAX_BYTES, flush_interval_s: float = 0.02
+) -> PredictionLog:
     journal = Journal(folder=folder / "journal")
     journal.open()
     log = PredictionLog(
-        journal=journal, turner=Stuck(folder), max_journal_bytes=max_bytes, sample_rows=50, flush_interval_s=0.02
+        journal=journal,
+        turner=Stuck(sink or folder),
+        max_journal_bytes=max_bytes,
+        sample_rows=50,
+        flush_interval_s=flush_interval_s,
     )
     log.start()
     return log
@@ -168,18 +175,26 @@ def test_kill_minus_nine_beyond_the_bound_loses_no_count(tmp_path: Path) -> None
     assert said <= counted <= said + 100
 
 
-@pytest.mark.skipif(not shutil.which("unshare"), reason="a small disk needs a mount of its own")
-def test_a_disk_that_is_full_for_real(tmp_path: Path) -> None:
-    (tmp_path / "lake" / "predictions").mkdir(parents=True)
-    mount = f"mount -t tmpfs -o size=256k,nr_inodes=50 tmpfs {tmp_path}/lake/predictions && echo ready && cat"
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a disk of 256 KiB at a folder, and yield where it is seen from here."""
+    folder.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o size=256k,nr_inodes=50 tmpfs {folder} && echo ready && cat"
     with subprocess.Popen(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as namespace:
+        assert namespace.stdin is not None
         assert namespace.stdout is not None
         if namespace.stdout.readline() != b"ready\n":
             pytest.skip("no mounts for this user")
-        root = Path(f"/proc/{namespace.pid}/root{tmp_path}/lake")
-        filler = root / "predictions" / "filler"
+        yield Path(f"/proc/{namespace.pid}/root{folder}")
+        namespace.stdin.close()
+
+
+@needs_mounts
+def test_a_disk_that_is_full_for_real(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "lake" / "predictions") as disk:
+        filler = disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
@@ -187,7 +202,7 @@ def test_a_disk_that_is_full_for_real(tmp_path: Path) -> None:
         journal.open()
         log = PredictionLog(
             journal=journal,
-            turner=SegmentProcess(storage_root=str(root)),
+            turner=SegmentProcess(storage_root=str(disk.parent)),
             max_journal_bytes=MAX_BYTES,
             sample_rows=20,
             flush_interval_s=60,
@@ -197,13 +212,53 @@ def test_a_disk_that_is_full_for_real(tmp_path: Path) -> None:
             log.append(work(number))
         assert not log.flush(timeout_s=60)
         assert log.counters()["sampled_rows"] == 20
-        assert [path.name for path in (root / "predictions").rglob("*.parquet")] == []
+        assert [path.name for path in disk.rglob("*.parquet")] == []
         filler.unlink()
         assert log.flush(timeout_s=60)
-        (path,) = {file.parent for file in (root / "predictions").rglob("*.parquet")}
+        (path,) = {file.parent for file in disk.rglob("*.parquet")}
         table = pq.read_table(path)
         log.close(timeout_s=20)
         assert sum(table["sampling_weight"].to_pylist()) == pytest.approx(600)
         assert table.num_rows + log.counters()["dropped_rows"] == 600
-        assert namespace.stdin is not None
-        namespace.stdin.close()
+
+
+def fill(log: PredictionLog) -> int:
+    """Append until the journal's disk is full, in segments whose files nobody makes; return how many requests."""
+    number = 0
+    while not log.counters()["sampled_rows"]:
+        log.append(work(number))
+        number += 1
+        if number % 50 == 0:
+            assert not log.flush(timeout_s=20)
+        assert number < NUM_REQUESTS
+    for more in range(100):
+        log.append(work(number + more))
+    assert not log.flush(timeout_s=20)
+    return number + 100
+
+
+@needs_mounts
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_journal_whose_disk_is_full_goes_on_when_its_files_are_made(tmp_path: Path, *, is_restarted: bool) -> None:
+    with small_disk(tmp_path / "state") as disk:
+        log = started(disk, sink=tmp_path, max_bytes=1 << 30, flush_interval_s=60)
+        num_requests = fill(log)
+        assert len(log.journal.closed_segments()) > 5
+        num_dropped = 0
+        if is_restarted:
+            log.close(timeout_s=20)
+            num_dropped = log.counters()["dropped_rows"]
+            log = started(disk, sink=tmp_path, max_bytes=1 << 30, flush_interval_s=60)
+            assert not log.flush(timeout_s=20)
+        log.turner.is_full = False  # type: ignore[attr-defined]
+        assert log.flush(timeout_s=20)
+        log.append(work(num_requests))
+        assert log.flush(timeout_s=20)
+        num_dropped += log.counters()["dropped_rows"]
+        assert log.counters()["pending_rows"] == 0
+        table = read(tmp_path)
+        assert table.num_rows + num_dropped == 2 * (num_requests + 1)
+        if not is_restarted:  # else the sample found no room at the end
+            assert sum(table["sampling_weight"].to_pylist()) == pytest.approx(2 * (num_requests + 1))
+            assert num_counted(log) == num_requests + 1
+        log.close(timeout_s=20)
