@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.errors import NotFoundError, TrainingError
+from include.errors import NotFoundError, SetupError, TrainingError
 from include.lake.files import read_bytes, write_bytes
 from include.lake.storage import Storage
 from include.registry.package import FP32_GRAPH, LOCK
@@ -103,14 +103,14 @@ def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[s
     try:
         result = Result.model_validate_json(read_bytes(f"{raw['output_uri']}/{RESULT_FILE}", storage=local))
     except NotFoundError as error:
-        differences = (*differences, *_here(lock))
+        differences = (*differences, *_here(lock), *_of_the_machine(lock, _machine_here()))
         if differences:
             return Replay(wanted=wanted, found=None, differences=differences)
         raise TrainingError(
             f"job {lock['job_key']} must train again from its lock file; got exit code {ended}, and no recorded input "
             "differs. Nothing was changed. What the trainer said above names the cause."
         ) from error
-    differences = (*differences, *_here(lock), *_of_the_machine(lock, result))
+    differences = (*differences, *_here(lock), *_of_the_machine(lock, result.machine))
     return Replay(wanted=wanted, found=result.files[GRAPH_FILE], differences=differences)
 
 
@@ -124,18 +124,42 @@ def _job_of(lock: Mapping[str, Any], *, storage: Storage) -> dict[str, Any]:
 
 def _fetch_snapshot(ref: Mapping[str, Any], *, model: str, storage: Storage, folder: Path) -> Difference | None:
     """Copy a snapshot's rows into the folder; return what is wrong with them, None if they are those of then."""
-    name = str(ref["uri"]).rpartition("/")[2]
-    rows = None
-    for uri in (ref["uri"], storage.snapshot(model, name)):  # the lake may have been restored or moved elsewhere
-        with contextlib.suppress(NotFoundError):
-            rows = rows or read_bytes(f"{uri}/{DATA}", storage=storage)
-    if rows is None:
-        return Difference(name="snapshot", then=str(ref["uri"]), now="gone")
-    found = hashlib.sha256(rows).hexdigest()
-    if found != ref["sha256"]:
+    places = (str(ref["uri"]), storage.snapshot(model, str(ref["uri"]).rpartition("/")[2]))
+    found = ""
+    for uri in dict.fromkeys(places):  # the lake may have been restored or moved elsewhere
+        rows = _rows_at(uri, storage=storage)
+        if rows is None:
+            continue
+        found = hashlib.sha256(rows).hexdigest()
+        if found == ref["sha256"]:
+            write_bytes(f"{folder}/{DATA}", rows, storage=Storage(root=str(folder)))
+            return None
+    if found:
         return Difference(name="snapshot's SHA-256", then=str(ref["sha256"]), now=found)
-    write_bytes(f"{folder}/{DATA}", rows, storage=Storage(root=str(folder)))
-    return None
+    return Difference(name="snapshot", then=places[0], now="gone")
+
+
+def _rows_at(uri: str, *, storage: Storage) -> bytes | None:
+    """Return a snapshot's bytes, None if there are none, or if the place is one that the lake does not reach any more.
+
+    Raises:
+        SetupError: The lake itself refuses.
+        ServiceError: It does not answer.
+    """
+    if _scheme(uri) != _scheme(storage.root):
+        return None
+    try:
+        return read_bytes(f"{uri}/{DATA}", storage=storage)
+    except NotFoundError:
+        return None
+    except SetupError:
+        if uri.startswith(f"{storage.root}/"):
+            raise
+        return None
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition("://")[0] if "://" in uri else ""
 
 
 @contextlib.contextmanager
@@ -205,11 +229,19 @@ def _here(lock: Mapping[str, Any]) -> tuple[Difference, ...]:
     return tuple(_differing(then, {name: versions([name]).get(name, ABSENT) for name in then}, prefix="package "))
 
 
-def _of_the_machine(lock: Mapping[str, Any], result: Result) -> Iterator[Difference]:
+def _machine_here() -> dict[str, str]:
+    """Return what the trainer would compute on here; how many threads it takes is its own choice."""
+    from include.training.origin import Origin
+    from include.training.ranks import Ranks
+
+    machine = Origin.here(Ranks.alone()).machine
+    return {name: value for name, value in machine.items() if name != "num_threads"}
+
+
+def _of_the_machine(lock: Mapping[str, Any], machine: Mapping[str, str]) -> Iterator[Difference]:
     then = lock.get("machine", {})
-    both = then.keys() & result.machine.keys()  # older releases recorded less
-    now = {name: result.machine[name] for name in both}
-    return _differing({name: then[name] for name in both}, now, prefix="machine's ")
+    both = then.keys() & machine.keys()  # older releases recorded less
+    return _differing({name: then[name] for name in both}, {name: machine[name] for name in both}, prefix="machine's ")
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], *, prefix: str) -> Iterator[Difference]:

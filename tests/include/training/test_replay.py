@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import NotFoundError
+from include.errors import NotFoundError, SetupError, TrainingError
+from include.lake.files import read_bytes, write_bytes
+from include.lake.storage import Storage
 from include.registry.assemble import assemble_package
 from include.registry.package import FP32_GRAPH, LOCK, Package, write_package
 from include.training import command
@@ -20,20 +23,17 @@ from include.training.evaluate import evaluate
 from include.training.exit_codes import ExitCode
 from include.training.local import REPO
 from include.training.provenance import processor, versions
-from include.training.replay import Replay, replay
+from include.training.replay import Replay, _fetch_snapshot, replay
+from include.training.snapshot import DATA
 from tests.snapshots import COMMIT, small_job, small_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from include.lake.storage import Storage
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Storage]:
     """Return the package of a tiny version, and the lake with its snapshot."""
-    from include.lake.storage import Storage
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, COMMIT)
         storage = Storage(root=str(tmp_path_factory.mktemp("lake")))
@@ -74,6 +74,58 @@ def test_the_same_bytes_come_out(again: Callable[..., tuple[Replay, list[str]]],
 
 def test_a_lake_that_was_moved_is_found(again: Callable[..., tuple[Replay, list[str]]]) -> None:
     assert again(lambda lock: lock["job"]["snapshot"].update(uri="/before/snapshots/flight_delays/small"))[0].is_equal
+
+
+def test_a_lake_that_was_moved_to_an_object_store_is_found(
+    trained: tuple[Package, Storage], bucket: Storage, tmp_path: Path
+) -> None:
+    package, disk = trained
+    job = package.json(LOCK)["job"]
+    name = job["snapshot"]["uri"].rpartition("/")[2]
+    uri = bucket.snapshot(package.model, name)
+    write_bytes(f"{uri}/{DATA}", read_bytes(f"{job['snapshot']['uri']}/{DATA}", storage=disk), storage=bucket)
+    assert replay(package, storage=bucket, folder=tmp_path, say=print).is_equal
+
+
+@pytest.mark.parametrize(
+    "before", ["s3://gone/snapshots/flight_delays/small", "s3://lake/before/small", "/before/small"]
+)
+def test_each_place_of_a_snapshot_is_tried(bucket: Storage, tmp_path: Path, before: str) -> None:
+    """A bucket that is gone, other rows where it was, a folder of another machine."""
+    rows = b"rows"
+    write_bytes("s3://lake/before/small/data.parquet", b"other rows", storage=bucket)
+    write_bytes(f"{bucket.snapshot('flight_delays', 'small')}/{DATA}", rows, storage=bucket)
+    ref = {"uri": before, "sha256": hashlib.sha256(rows).hexdigest()}
+    assert _fetch_snapshot(ref, model="flight_delays", storage=bucket, folder=tmp_path) is None
+    assert (tmp_path / DATA).read_bytes() == rows
+
+
+def test_a_lake_that_refuses_is_not_one_without_the_snapshot(tmp_path: Path, bucket: Storage) -> None:
+    closed = Storage(root="s3://no-such-bucket/prod", options=bucket.options)
+    with pytest.raises(SetupError, match="must allow get_object"):
+        _fetch_snapshot({"uri": "/before/small", "sha256": ""}, model="m", storage=closed, folder=tmp_path)
+
+
+def diverge(lock: dict[str, Any]) -> None:
+    lock["job"]["params"] |= {"learning_rate": 1e30}
+
+
+def test_a_machine_that_differs_is_named_when_nothing_comes_out(
+    again: Callable[..., tuple[Replay, list[str]]], trained: tuple[Package, Any]
+) -> None:
+    def change(lock: dict[str, Any]) -> None:
+        diverge(lock)
+        lock["machine"] |= {"device": "Difference Engine", "num_threads": "8"}
+
+    found, _ = again(change)
+    assert found.found is None
+    device = trained[0].json(LOCK)["machine"]["device"]
+    assert [str(one) for one in found.differences] == [f"machine's device: Difference Engine then, {device} now"]
+
+
+def test_a_job_that_fails_where_nothing_differs_is_an_error(again: Callable[..., tuple[Replay, list[str]]]) -> None:
+    with pytest.raises(TrainingError, match="got exit code 64, and no recorded input differs"):
+        again(diverge)
 
 
 def spoil(lock: dict[str, Any]) -> None:
