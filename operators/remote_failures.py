@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import TaskDeferred
 
+from include.errors import SetupError
 from include.training.failures import Failure, FailureKind
 from include.training.interruptions import Interruptions
 from sensors.triggers.remote_training import PauseTrigger
@@ -14,6 +15,7 @@ from sensors.triggers.remote_training import PauseTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.training.profiles import Profile
     from operators.remote_objects import OnCluster
     from operators.remote_work import Work
 
@@ -31,15 +33,15 @@ def wait_for_cluster(objects: OnCluster, context: Context, failure: Failure) -> 
     Raises:
         TradewindError: It has waited for so long.
     """
-    work = objects.work
-    so_far, limit_s = counted(work, context), work.training.profile.pending_s
+    work, limit_s = objects.work, objects.watch.pending_s
+    so_far = counted(work, context)
     if so_far.waited_s >= limit_s:
         so_far.reset()
         raise work.error(failure)
     so_far.wait(_PAUSE_S)
-    then = f"It is tried again in {_PAUSE_S:g} s, for {limit_s} s in all, and uses up no retry."
+    then = f"It is tried again in {_PAUSE_S:g} s, for {limit_s:g} s in all, and uses up no retry."
     objects.log.warning("%s", work.error(failure, next_try=then))
-    return TaskDeferred(trigger=PauseTrigger(wait_s=_PAUSE_S), method_name="go_on")
+    return _pause(objects, _PAUSE_S)
 
 
 def start_again(objects: OnCluster, context: Context, failure: Failure) -> TaskDeferred:
@@ -56,10 +58,30 @@ def start_again(objects: OnCluster, context: Context, failure: Failure) -> TaskD
         failure = replace(failure, evidence=(*failure.evidence, *objects.why_no_node()))
     if not failure.is_infrastructure:
         raise work.error(failure)
-    so_far, limit = counted(work, context), work.training.profile.max_interruptions
+    limit, so_far = _profile(objects, failure).max_interruptions, counted(work, context)
     if why := so_far.count(failure.kind, limit=limit, checkpoint=work.newest_checkpoint()):
         raise work.error(failure, next_try=why)
     number, wait_s = so_far.num, so_far.back_off_s
     then = f"Another start follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."
     objects.log.warning("%s", work.error(failure, next_try=then))
-    return TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on")
+    return _pause(objects, wait_s)
+
+
+def _profile(objects: OnCluster, failure: Failure) -> Profile:
+    """Return the profile for another start.
+
+    Raises:
+        SetupError: There is none any more; the task's log says what made it necessary.
+    """
+    try:
+        return objects.work.training.profile
+    except SetupError:
+        then = "No other start follows: its profile cannot be used any more."
+        objects.log.warning("%s", objects.work.error(failure, next_try=then))
+        raise
+
+
+def _pause(objects: OnCluster, wait_s: float) -> TaskDeferred:
+    """Return a pause, after which the job's result is looked for before all else."""
+    kwargs = {"job_uri": objects.work.job.uri, "watch": objects.watch.to_json()}
+    return TaskDeferred(trigger=PauseTrigger(wait_s=wait_s), method_name="go_on", kwargs=kwargs)

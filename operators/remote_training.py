@@ -87,18 +87,61 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         """Write the job, see to its pods, hand over to the triggerer; what comes back is small and JSON."""
         return self.go_on(context)
 
-    def go_on(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002 - Airflow's
+    def go_on(
+        self,
+        context: Context,
+        event: dict[str, Any] | None = None,  # noqa: ARG002 - Airflow passes it by name
+        job_uri: str = "",
+        watch: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Return a kept result, or see to it that the work runs; begin so again after a pause."""
+        if watch is not None:
+            before = self._on_cluster(Work.of(self, context, job_uri=job_uri), Watch(**watch))
+            if before.work.result() is not None:
+                return self._finish(before, context)
         work = Work.of(self, context, job_uri="")
-        objects = self._on_cluster(work, self.watch(work).owner)
+        objects = self._on_cluster(work, self.watch(work))
         if work.result() is not None:
             return self._finish(objects, context)
+        waiting = self._see_to_it(objects, context)
+        if not waiting.until_gone:  # else it may be what is refused again, when it has gone
+            counted(work, context).wait_over()
+        raise TaskDeferred(
+            trigger=RemoteTrainingTrigger(conn_id=self.kubernetes_conn_id, watch=waiting.to_json()),
+            method_name="resume",
+            kwargs={"job_uri": work.job.uri, "watch": waiting.to_json()},
+        )
+
+    def resume(self, context: Context, event: dict[str, Any], *, job_uri: str, watch: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the trigger: decide by the result and by what was seen; all else may have changed meanwhile."""
+        work, end = Work.of(self, context, job_uri=job_uri), End.from_json(event)
+        objects = self._on_cluster(work, Watch(**watch))
+        outcome = decide_outcome(work.result(), end.evidence)
+        if outcome is not None and outcome.succeeded:
+            if outcome.failure:
+                self.log.info("the result is whole; afterwards: %s", "; ".join(outcome.failure.evidence))
+            return self._finish(objects, context)
+        if end.reason == "stuck":
+            objects.delete_by_force(end.pods)
+        if objects.watch.until_gone and end.reason == "gone":
+            return self.go_on(context)
+        failure = outcome.failure if outcome else None
+        raise start_again(objects, context, failure or Failure(kind=FailureKind.UNKNOWN))
+
+    def on_kill(self) -> None:
+        """Delete the work: its trainer gets SIGTERM and its grace."""
+        if self._objects is not None:
+            self._objects.delete(grace_s=self._objects.watch.grace_s)
+
+    def _see_to_it(self, objects: OnCluster, context: Context) -> Watch:
+        """See to it that the work is there, or that what is in its way goes; return what to wait for."""
         try:
             found = objects.find()
-            until_gone = found is not None and not work.is_own(found)
             if found is not None:
-                objects = self._on_cluster(work, objects.path_of(found))
-            if not until_gone:
+                until_gone = not objects.work.is_own(found)
+                watch = replace(objects.watch, owner=objects.path_of(found), until_gone=until_gone)
+                objects = self._objects = replace(objects, watch=watch)
+            if not objects.watch.until_gone:
                 self._make_whole(objects, found, context)
         except RefusedError as error:
             if not error.is_quota:
@@ -109,37 +152,7 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         except ServiceError as error:
             failure = Failure(kind=FailureKind.API_UNREACHABLE, evidence=(str(error),))
             raise wait_for_cluster(objects, context, failure) from error
-        if not until_gone:  # else it may be what is refused again, when it has gone
-            counted(work, context).wait_over()
-        watch = replace(objects.watch, until_gone=until_gone)
-        raise TaskDeferred(
-            trigger=RemoteTrainingTrigger(conn_id=self.kubernetes_conn_id, watch=watch.to_json()),
-            method_name="resume",
-            kwargs={"owner": watch.owner, "until_gone": watch.until_gone, "job_uri": work.job.uri},
-        )
-
-    def resume(
-        self, context: Context, event: dict[str, Any], owner: str, *, until_gone: bool, job_uri: str
-    ) -> dict[str, Any]:
-        """Go on after the trigger: decide by the result and by what was seen; the code may have changed meanwhile."""
-        work, end = Work.of(self, context, job_uri=job_uri), End.from_json(event)
-        objects = self._on_cluster(work, owner)
-        outcome = decide_outcome(work.result(), end.evidence)
-        if outcome is not None and outcome.succeeded:
-            if outcome.failure:
-                self.log.info("the result is whole; afterwards: %s", "; ".join(outcome.failure.evidence))
-            return self._finish(objects, context)
-        if end.reason == "stuck":
-            objects.delete_by_force(end.pods)
-        if until_gone and end.reason == "gone":
-            return self.go_on(context)
-        failure = outcome.failure if outcome else None
-        raise start_again(objects, context, failure or Failure(kind=FailureKind.UNKNOWN))
-
-    def on_kill(self) -> None:
-        """Delete the work: its trainer gets SIGTERM and its grace."""
-        if self._objects is not None:
-            self._objects.delete(grace_s=self._objects.watch.grace_s)
+        return objects.watch
 
     def _make_whole(self, objects: OnCluster, found: Mapping[str, Any] | None, context: Context) -> None:
         """Create the work, or complete what is there of it; what can never be whole holds no nodes."""
@@ -154,9 +167,8 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
                 raise
             self.log.warning("%s The work goes on as it is.", error)
 
-    def _on_cluster(self, work: Work, owner: str) -> OnCluster:
-        watch, api = replace(self.watch(work), owner=owner), KubernetesObjects(self.kubernetes_conn_id)
-        self._objects = OnCluster(api=api, work=work, watch=watch, log=self.log)
+    def _on_cluster(self, work: Work, watch: Watch) -> OnCluster:
+        self._objects = OnCluster(api=KubernetesObjects(self.kubernetes_conn_id), work=work, watch=watch, log=self.log)
         return self._objects
 
     def _finish(self, objects: OnCluster, context: Context) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from include.spec import load_spec
@@ -43,18 +44,20 @@ class Work:
     Attributes:
         job: What is trained.
         storage: Where the job and its result are.
-        training: What manifests are made from.
-        selector: Labels of all objects and pods of the task instance, whatever they are called and train.
+        key: The task instance.
+        profile: Name of its profile; empty: the model's.
     """
 
     job: Job
     storage: Storage
-    training: RemoteTraining
-    selector: str
+    key: TaskKey
+    profile: str
 
     @classmethod
     def of(cls, task: RemoteTrainingOperator, context: Context, *, job_uri: str) -> Work:
         """Return a task's work: of a job that was written before, or of the one that the present code writes.
+
+        The first needs neither the model's folder nor its profile, which may be others by now, or none.
 
         Args:
             task: The task.
@@ -64,23 +67,37 @@ class Work:
         from include.training.job import load_job
         from include.training.submit import submit_job
 
-        spec, storage = load_spec(task.model), LakeHook(task.lake_conn_id).get_conn()
-        profile = resolve_profile(spec.training, name=task.profile)  # before a job is written: it may be no profile
+        storage = LakeHook(task.lake_conn_id).get_conn()
         if job_uri:
             job = load_job(job_uri, storage=storage)
         else:
+            spec = load_spec(task.model)
+            resolve_profile(spec.training, name=task.profile)  # before a job is written: it may be no profile
             job = submit_job(spec=spec, snapshot=task.snapshot, overrides=task.overrides, storage=storage)
-        key = _task_key(context)
-        training = RemoteTraining(
-            name=remote_name(task.model, key, lake=storage.root),
-            labels=remote_labels(task.model, key, job_key=job.key, lake=storage.root),
-            profile=profile.for_commit(job.commit),
-            job_uri=job.uri,
+        return cls(job=job, storage=storage, key=_task_key(context), profile=task.profile)
+
+    @cached_property
+    def training(self) -> RemoteTraining:
+        """What manifests are made from, by the profile as it is now.
+
+        Raises:
+            SetupError: There is no such profile any more.
+        """
+        lake, spec = self.storage.root, self.job.spec
+        profile = resolve_profile(spec.training, name=self.profile)
+        return RemoteTraining(
+            name=remote_name(spec.name, self.key, lake=lake),
+            labels=remote_labels(spec.name, self.key, job_key=self.job.key, lake=lake),
+            profile=profile.for_commit(self.job.commit),
+            job_uri=self.job.uri,
             deadline_s=profile.deadline_s or spec.training.timeout_s,
-            annotations=remote_annotations(key),
+            annotations=remote_annotations(self.key),
         )
-        found_by = selector(task_labels(key, lake=storage.root))
-        return cls(job=job, storage=storage, training=training, selector=found_by)
+
+    @property
+    def selector(self) -> str:
+        """Labels of all objects and pods of the task instance, whatever they are called and train."""
+        return selector(task_labels(self.key, lake=self.storage.root))
 
     def is_own(self, found: Mapping[str, Any]) -> bool:
         """Return whether an object trains this job, and nobody has told it to end or decided on its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from include.training.manifests import pod as pod_manifest
 from include.training.profiles import VARIABLE as PROFILES_VARIABLE
 from include.training.profiles import read_profiles
 from include.training.result import write_result
+from operators import remote_work
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from operators.retries import NUM_MACHINE_TRIES
 from sensors.triggers.remote_training import RemoteTrainingTrigger
@@ -310,7 +312,7 @@ def test_a_plugin_that_gives_no_token_for_a_while_ends_nothing(world: World, mon
 
 
 def test_a_worker_without_a_token_ends_nothing(world: World) -> None:
-    says = 'pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" in the namespace "ml"'
+    says = 'pods is forbidden: User "system:anonymous" cannot list resource "pods"'
     world.cluster.faults.append(Fault(verb="GET", path="/pods$", code=403, says=says, times=6))
     assert world.run() == "success"
     assert (world.airflow.num_tries, created(world)) == (1, 1)
@@ -426,6 +428,58 @@ def test_a_result_counts_although_the_code_changed_meanwhile(world: World, monke
     after(world, 30, lambda: monkeypatch.setenv(VARIABLE, "f" * 40))
     assert world.run() == "success"
     assert created(world) == 1
+
+
+@pytest.mark.parametrize("what", ["profile", "profiles", "model"])
+@pytest.mark.parametrize("how", ["ends", "lost"])
+def test_a_result_counts_although_its_profile_or_model_cannot_be_used_any_more(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, how: str
+) -> None:
+    def spoil() -> None:
+        if what == "model":
+            monkeypatch.setattr(remote_work, "load_spec", lambda _name: load_spec("flight_delay"))
+            return
+        path = tmp_path / "profiles.yaml"
+        path.write_text(path.read_text().replace('"quick"', '"fast"') if what == "profile" else "profiles: [")
+        os.utime(path, ns=(1, 1))
+
+    after(world, 100, spoil)
+    if how == "lost":
+        world.trainer.finished = lambda run: after(world, 1, lambda: world.cluster.remove(run.pod))
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, created(world), len(world.trainer.runs)) == (1, 1, 1)
+
+
+def test_a_result_that_comes_while_its_profile_is_gone_counts_after_a_pause(world: World, tmp_path: Path) -> None:
+    def rename() -> None:
+        path = tmp_path / "profiles.yaml"
+        path.write_text(path.read_text().replace('"quick"', '"fast"'))
+        os.utime(path, ns=(1, 1))
+
+    world.trainer.work_s = 705
+    after(world, 100, rename)
+    after(world, 100, lambda: world.cluster.faults.append(Fault(code=503, times=None)))
+    after(world, 725, world.cluster.faults.clear)
+    assert world.run() == "success"
+    assert "got api_unreachable" in log(world)
+    assert (world.airflow.num_tries, len(world.trainer.runs)) == (1, 1)
+    assert world.airflow.ended_at_s > 725
+
+
+def test_a_training_that_is_interrupted_while_its_profile_is_gone_says_both(world: World, tmp_path: Path) -> None:
+    def rename() -> None:
+        path = tmp_path / "profiles.yaml"
+        path.write_text(path.read_text().replace('"quick"', '"fast"'))
+        os.utime(path, ns=(1, 1))
+        world.cluster.press(name_of(world))
+
+    after(world, 100, rename)
+    assert world.run() == "failed"
+    assert (world.airflow.num_tries, created(world), world.num_left) == (1, 1, 0)
+    (error,) = world.airflow.errors
+    assert error.startswith("SetupError: profile 'quick' must be in profiles.yaml; allowed: fast, large, two.")
+    assert "got preempted: " in log(world)
+    assert "No other start follows: its profile cannot be used any more." in log(world)
 
 
 def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(world: World) -> None:
