@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from include.spec import ModelSpec
 
 
+class UnreadableError(ServiceError):
+    """A value of the store, or its file, cannot be read; rows that do not need that value may be scored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureLookup:
     """Reads the online store of one lake, from any number of threads.
@@ -35,6 +39,7 @@ class FeatureLookup:
         Raises:
             ServiceError: There is no store yet, or it does not answer. Scoring without it would look like a quiet
                 change of every input.
+            UnreadableError: What it answers cannot be read.
         """
         if not spec.features.store:
             return {}
@@ -43,8 +48,10 @@ class FeatureLookup:
             store = self._stores.setdefault(spec.name, open_store(spec=spec, storage=self.storage))
         try:
             found = online_features(store, spec, columns)
-        except (NotFoundError, CorruptArtifactError) as error:  # no mistake of the caller's
+        except NotFoundError as error:  # no mistake of the caller's
             raise ServiceError(str(error)) from error
+        except CorruptArtifactError as error:
+            raise UnreadableError(str(error)) from error
         for view in spec.features.store.values():
             for name, default in view.defaults.items():
                 if num_missing := found[name].count(None):

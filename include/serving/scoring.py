@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from include.errors import NotFoundError, ServiceError
-from include.serving.agreement import disagreement_frac
+from include.serving.features import UnreadableError
 from include.serving.protocol import answer
 from include.serving.router import Routes
 from include.serving.spans import NO_TRACE, Trace
@@ -210,13 +210,20 @@ def _read(served: ServedModel, asked: Asked) -> _Job:
 
 
 def _look_up(served: ServedModel, lookup: FeatureLookup, results: list[_Job | Exception]) -> None:
-    """Add the store features, of all requests by one query; replace those that cannot have them by the reason."""
+    """Add the store features, of all requests by one query; replace those that cannot have them by the reason.
+
+    A store that does not answer is asked once: nobody waits for it again for each request. What may be wrong with the
+    values of one request is found by asking for each alone.
+    """
     jobs = {number: job for number, job in enumerate(results) if isinstance(job, _Job)}
     found = _caught(lookup.read_all, served.spec, [job.columns for job in jobs.values()]) if jobs else []
+    is_silent = isinstance(found, ServiceError) and not isinstance(found, UnreadableError)
     for number, job in jobs.items():
-        of_job = (
-            _caught(lookup.read_all, served.spec, [job.columns]) if isinstance(found, Exception) else [found.pop(0)]
-        )
+        of_job: list[dict[str, list[float | None]]] | Exception
+        if isinstance(found, list):
+            of_job = [found.pop(0)]
+        else:
+            of_job = found if is_silent else _caught(lookup.read_all, served.spec, [job.columns])
         if isinstance(of_job, Exception):
             results[number] = of_job
         else:
@@ -296,12 +303,3 @@ def _loaded(served: ServedModel, version: str | None, role: str) -> LoadedVersio
             "was scored or counted. GET /v2/health/ready says why: load it again, or route another version."
         )
     return loaded
-
-
-def disagreement_of(shadowed: Outcome, scored: Scored) -> float | None:
-    """Return the share of a request's rows that a shadow predicted otherwise than the champion; None: one failed."""
-    answered = scored.outcomes[-1]
-    if answered.role != "champion" or answered.predictions is None or shadowed.predictions is None:
-        return None
-    tolerance = scored.served.spec.rollout.agreement_tolerance
-    return disagreement_frac(ours=shadowed.predictions, theirs=answered.predictions, tolerance=tolerance)

@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from include.serving.scoring import attempt, disagreement_of
+from include.serving.agreement import disagreement_frac
+from include.serving.scoring import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from include.serving.scoring import Scored
+    from include.serving.scoring import Outcome, Scored
 
 MAX_PENDING = 64
 """While so many copies wait for the shadow, others are dropped, so that a slow shadow slows nothing else."""
@@ -137,6 +138,15 @@ def _shadowed(batch: Sequence[Scored], *, is_timed: bool) -> list[Scored]:
     columns = [scored.columns for scored in batch]
     outcomes = attempt(served, served.routes.shadow, "shadow", columns, is_timed=is_timed)
     return [
-        replace(scored, outcomes=(replace(outcome, disagreement=disagreement_of(outcome, scored)),))
+        replace(scored, outcomes=(replace(outcome, disagreement=_disagreement(outcome, scored)),))
         for scored, outcome in zip(batch, outcomes, strict=True)
     ]
+
+
+def _disagreement(shadowed: Outcome, scored: Scored) -> float | None:
+    """Return the share of a request's rows that a shadow predicted otherwise than the champion; None: one failed."""
+    answered = scored.outcomes[-1]
+    if answered.role != "champion" or answered.predictions is None or shadowed.predictions is None:
+        return None
+    tolerance = scored.served.spec.rollout.agreement_tolerance
+    return disagreement_frac(ours=shadowed.predictions, theirs=answered.predictions, tolerance=tolerance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 from include.compression.quantize import quantize_int8
 from include.errors import BadInputError, ServiceError, SetupError
+from include.features.store import online_path
 from include.serving.client import infer_body
-from include.serving.features import FeatureLookup
+from include.serving.features import FeatureLookup, UnreadableError
 from include.serving.protocol import RequestReader
 from include.serving.router import Routes
 from include.serving.scoring import Asked, Scored, ServedModel, score_requests
@@ -130,6 +132,50 @@ def test_a_store_that_is_missing_is_said_to_each(open_version: Callable[..., Loa
     results = score_requests(served(open_version()), lookup, [Asked(body(0)), Asked(b"{"), Asked(body(1))])
     assert [type(result) for result in results] == [ServiceError, type(results[1]), ServiceError]
     assert isinstance(results[1], BadInputError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailingLookup(FeatureLookup):
+    """Fails on rows of one tail, or on all of them; notes how many rows each question has."""
+
+    error: Exception
+    tail: str | None = None
+    asked: list[int] = field(default_factory=list)
+
+    def read(self, spec: Any, columns: Any) -> Any:
+        self.asked.append(len(columns["tailnum"]))
+        if self.tail is None or self.tail in columns["tailnum"]:
+            raise self.error
+        return super().read(spec, columns)
+
+
+def test_a_store_that_does_not_answer_is_asked_once_for_all(
+    open_version: Callable[..., LoadedVersion], storage: Storage
+) -> None:
+    lookup = FailingLookup(storage=storage, error=ServiceError("must answer within 5 s"))
+    asked = [Asked(body(0)), Asked(b"{"), *(Asked(body(n)) for n in range(1, 63))]
+    results = score_requests(served(open_version()), lookup, asked)
+    assert lookup.asked == [63]
+    assert [str(result) for number, result in enumerate(results) if number != 1] == ["must answer within 5 s"] * 63
+
+
+@pytest.mark.parametrize("error", [UnreadableError("a value of N-odd cannot be read"), TypeError("unhashable")])
+def test_a_value_that_cannot_be_had_fails_its_own_request_only(
+    open_version: Callable[..., LoadedVersion], lookup: FeatureLookup, error: Exception
+) -> None:
+    failing = FailingLookup(storage=lookup.storage, error=error, tail="N-odd")
+    asked = [Asked(body(0)), Asked(body(1, tailnum=["N-odd"])), Asked(body(2))]
+    results = score_requests(served(open_version()), failing, asked)
+    assert results[1] is error
+    assert [len(predictions(results[number])) for number in (0, 2)] == [1, 1]
+    assert failing.asked == [3, 1, 1, 1]
+
+
+def test_what_a_store_cannot_read_is_said_as_such(storage: Storage) -> None:
+    fill_online_store(storage, {})
+    online_path(storage).write_bytes(b"no database at all")
+    with pytest.raises(UnreadableError, match="must be an SQLite database"):
+        FeatureLookup(storage=storage).read(SPEC, {entity: ["N1"] for entity in SPEC.features.entities})
 
 
 def test_missing_store_features_get_the_declared_default_and_are_counted(
