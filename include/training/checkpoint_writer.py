@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from include.errors import ServiceError, SetupError
+from include.training.checkpoints import STORAGE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from include.training.checkpoints import Checkpoints
-
-_STORAGE_ERRORS = (OSError, ServiceError, SetupError)
-"""A full disk or a silent object store costs a checkpoint, not the training; any other error is one of the code."""
 
 
 class CheckpointWriter:
@@ -24,7 +21,8 @@ class CheckpointWriter:
     Args:
         checkpoints: Where they go.
         newest: Step of the newest one that is there; None without any.
-        say: Gets a line when one could not be written.
+        say: Gets a line when one could not be written, which costs that one and not the training; and once, when those
+            that are too old could not be deleted.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, newest: int | None, say: Callable[[str], None]) -> None:
@@ -32,6 +30,7 @@ class CheckpointWriter:
         self._checkpoints, self._say = checkpoints, say
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
+        self._is_said = False
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +54,7 @@ class CheckpointWriter:
         self._settle()
         if step == self.newest:
             return
-        self._writing = step, self._thread.submit(self._checkpoints.save, step, _copied(state))
+        self._writing = step, self._thread.submit(self._checkpoints.save, step, _copied(state), say=self._say_once)
 
     def save_now(self, step: int, state: Mapping[str, Any]) -> str:
         """Write a state and return, in words, which checkpoint is the newest now."""
@@ -70,6 +69,12 @@ class CheckpointWriter:
         self._settle()
         return "there is none" if self.newest is None else f"the newest is of step {self.newest}"
 
+    def _say_once(self, line: str) -> None:
+        """Say what would be the same after each checkpoint."""
+        if not self._is_said:
+            self._is_said = True
+            self._say(line)
+
     def _settle(self) -> None:
         """Wait for the checkpoint that is being written, and say so if it could not be."""
         if self._writing is None:
@@ -77,7 +82,7 @@ class CheckpointWriter:
         (step, written), self._writing = self._writing, None
         try:
             written.result()
-        except _STORAGE_ERRORS as error:
+        except STORAGE_ERRORS as error:
             self._say(f"warning: the checkpoint of step {step} could not be written, training goes on: {error}")
         else:
             self.newest = step

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from include.errors import BadInputError, CorruptArtifactError, NotFoundError, TradewindError
+from include.errors import BadInputError, CorruptArtifactError, NotFoundError, ServiceError, SetupError, TradewindError
 from include.lake.files import delete_file, list_files, read_bytes, write_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _STEP_DIGITS = 10
 _NAME_CHARS = 12
 _PART_BYTES = 1 << 30
 """An object store takes 5 GiB in one piece, and less is easier to send again."""
+STORAGE_ERRORS = (OSError, ServiceError, SetupError)
+"""A full disk, a silent object store, a policy that does not allow to delete; any other error is one of the code."""
 
 
 class _Manifest(BaseModel):
@@ -64,8 +66,10 @@ class Checkpoints:
         kept = job.training.checkpoints_kept
         return cls(uri=job.checkpoint_uri, job_hash=job.hash, storage=storage, model=job.spec.name, num_kept=kept)
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, Any], *, say: Callable[[str], None] = lambda _line: None) -> None:
         """Write the state after a step, of tensors, numbers, texts, lists and dicts, then delete what is too old.
+
+        A storage that does not let it delete keeps too many, which is said.
 
         Raises:
             OSError: The disk does not take it; the earlier checkpoints are whole.
@@ -76,10 +80,15 @@ class Checkpoints:
         except BaseException:
             self._delete_rest(step)  # on a full disk, half a checkpoint would stand in the way of all that follow
             raise
-        self._delete_older()
+        try:
+            self._delete_older()
+        except STORAGE_ERRORS as error:
+            say(f"warning: checkpoints before the {self.num_kept} newest could not be deleted, they are kept: {error}")
 
     def load_newest(self, *, say: Callable[[str], None] = lambda _line: None) -> tuple[int, dict[str, Any]] | None:
         """Return the newest whole state and its step, None if there is none; damaged ones are passed over, and said.
+
+        They are deleted, lest they take a whole one's place, as far as the storage lets it.
 
         Raises:
             BadInputError: The folder holds the checkpoints of another job.
@@ -90,7 +99,7 @@ class Checkpoints:
                 return step, self.load(step)
             except CorruptArtifactError as error:
                 say(str(error))
-                delete_file(f"{self._folder(step)}/{MANIFEST}", storage=self.storage)
+                self._discard(step, say=say)
         return None
 
     def load(self, step: int) -> dict[str, Any]:
@@ -165,6 +174,14 @@ class Checkpoints:
             names = self._found().get(step, [])
             if MANIFEST not in names:
                 self._delete(step, names)
+
+    def _discard(self, step: int, *, say: Callable[[str], None]) -> None:
+        """Make a damaged checkpoint none any more."""
+        manifest = f"{self._folder(step)}/{MANIFEST}"
+        try:
+            delete_file(manifest, storage=self.storage)
+        except STORAGE_ERRORS as error:
+            say(f"warning: {manifest!r} of a damaged checkpoint could not be deleted, it is kept: {error}")
 
     def _delete(self, step: int, names: Iterable[str]) -> None:
         folder = self._folder(step)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from include.errors import BadInputError, CorruptArtifactError
+from include.errors import BadInputError, CorruptArtifactError, ServiceError, SetupError
 from include.lake.files import delete_file, list_files, write_bytes
 from include.lake.storage import Storage
 from include.training.checkpoint_writer import CheckpointWriter
 from include.training.checkpoints import MANIFEST, Checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PORT_OF_NOTHING = "http://127.0.0.1:9"
 
@@ -213,9 +213,9 @@ class Gated(Checkpoints):
     may_write: threading.Event = field(default_factory=threading.Event)
     written: list[int] = field(default_factory=list)
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Mapping[str, Any], *, say: Callable[[str], None] = print) -> None:
         assert self.may_write.wait(10)
-        super().save(step, state)
+        super().save(step, state, say=say)
         self.written.append(step)
 
 
@@ -249,3 +249,41 @@ def test_a_silent_object_store_costs_the_checkpoint_alone() -> None:
     with CheckpointWriter(of(storage), newest=7, say=said.append) as writer:
         assert writer.save_now(9, state(9)) == "its checkpoint could not be saved, the newest is of step 7"
     assert "warning: the checkpoint of step 9 could not be written, training goes on: object store must" in said[0]
+
+
+@pytest.fixture(params=[SetupError("policy"), ServiceError("silent"), PermissionError(13, "denied")], ids=str)
+def refuse_to_delete(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_more: object) -> None:
+        raise request.param
+
+    monkeypatch.setattr("include.training.checkpoints.delete_file", refuse)
+
+
+@pytest.mark.usefixtures("refuse_to_delete")
+def test_a_storage_that_lets_nothing_be_deleted_costs_no_checkpoint(place: Storage, request: Any) -> None:
+    checkpoints = of(place, request.node.name)
+    said: list[str] = []
+    with CheckpointWriter(checkpoints, newest=None, say=said.append) as writer:
+        for step in (1, 2, 3, 4):
+            assert writer.save_now(step, state(step)) == "a checkpoint is saved"
+    assert checkpoints.steps() == [1, 2, 3, 4]
+    (line,) = said
+    assert line.startswith("warning: checkpoints before the 2 newest could not be deleted, they are kept: ")
+
+
+@pytest.mark.usefixtures("refuse_to_delete")
+def test_a_damaged_one_that_cannot_be_deleted_is_passed_over_as_any(place: Storage, request: Any) -> None:
+    checkpoints = of(place, request.node.name)
+    for step in (7, 8):
+        checkpoints.save(step, state(step))
+    newest = f"{checkpoints.uri}/0000000008"
+    write_bytes(f"{newest}/{MANIFEST}", b"{", storage=place)
+    said: list[str] = []
+    found = checkpoints.load_newest(say=said.append)
+    assert found is not None
+    assert found[0] == 7
+    assert is_whole(found)
+    assert "It is passed over for the one before." in said[0]
+    assert said[1].startswith(
+        f"warning: '{newest}/{MANIFEST}' of a damaged checkpoint could not be deleted, it is kept"
+    )
