@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +19,7 @@ from include.training.nvml import Nvml
 if TYPE_CHECKING:
     from include.lake.storage import Storage
     from include.training.job import Job
+    from include.training.nvml import GpuState
 
 SPENT_FILE = "spent.json"
 PRICE_VARIABLE = "TRADEWIND_PRICE_PER_HOUR"
@@ -75,6 +77,27 @@ class Resources(BaseModel):
         return {name: value for name, value in found.items() if value is not None}
 
 
+@dataclass
+class _Samples:
+    """All samples of one GPU, as numbers that do not grow with the weeks of a training."""
+
+    name: str
+    num_told: int = 0
+    sum_used_frac: float = 0.0
+    peak_used_bytes: int = 0
+
+    def add(self, gpu: GpuState) -> None:
+        """Take one more sample."""
+        self.peak_used_bytes = max(self.peak_used_bytes, gpu.used_bytes)
+        if gpu.used_frac is not None:
+            self.num_told, self.sum_used_frac = self.num_told + 1, self.sum_used_frac + gpu.used_frac
+
+    def use(self) -> GpuUse:
+        """Return what they say together."""
+        mean = round(self.sum_used_frac / self.num_told, 4) if self.num_told else None
+        return GpuUse(name=self.name, mean_used_frac=mean, peak_used_bytes=self.peak_used_bytes)
+
+
 class ResourceSampler:
     """Samples this process and those below it in a thread of its own, until it is closed.
 
@@ -103,7 +126,7 @@ class ResourceSampler:
         self._before = _read_spent(self._uri, storage=storage)
         self._since_s, self._kept_s = time.monotonic(), time.monotonic()
         self._peak_rss_bytes = 0
-        self._gpus: dict[int, list[tuple[str, float | None, int]]] = {}
+        self._gpus: dict[int, _Samples] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
 
@@ -125,7 +148,7 @@ class ResourceSampler:
             mean_cores=round(cpu_s / max(wall_s, 1e-9), 3),
             peak_rss_bytes=self._peak_rss_bytes,
             num_gpus=self.num_gpus,
-            gpus=tuple(_use(samples) for samples in self._gpus.values()),
+            gpus=tuple(samples.use() for samples in list(self._gpus.values())),
             total=self._spent(),
         )
 
@@ -134,7 +157,7 @@ class ResourceSampler:
         while not self._over.wait(self._sample_s):
             self._peak_rss_bytes = max(self._peak_rss_bytes, _rss_bytes())
             for index, gpu in enumerate(nvml.gpus() if nvml else ()):
-                self._gpus.setdefault(index, []).append((gpu.name, gpu.used_frac, gpu.used_bytes))
+                self._gpus.setdefault(index, _Samples(gpu.name)).add(gpu)
             if time.monotonic() - self._kept_s > _KEEP_S:
                 self._keep()
 
@@ -163,15 +186,6 @@ def _read_spent(uri: str, *, storage: Storage) -> Spent:
         return Spent.model_validate_json(read_bytes(uri, storage=storage))
     except (NotFoundError, ValidationError):
         return Spent()
-
-
-def _use(samples: list[tuple[str, float | None, int]]) -> GpuUse:
-    told = [share for _, share, _ in samples if share is not None]
-    return GpuUse(
-        name=samples[0][0],
-        mean_used_frac=round(sum(told) / len(told), 4) if told else None,
-        peak_used_bytes=max(used_bytes for _, _, used_bytes in samples),
-    )
 
 
 def _tree(pid: int) -> list[int]:

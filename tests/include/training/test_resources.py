@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import pytest
 
 from include.training import command
 from include.training.exit_codes import ExitCode
-from include.training.nvml import Nvml
+from include.training.nvml import GpuState, Nvml
 from include.training.resources import SPENT_FILE, ResourceSampler, Spent
 from include.training.result import read_result
 from include.training.stop import Stop
@@ -93,6 +95,37 @@ def test_gpus_are_held_whether_busy_or_not(storage: Storage, monkeypatch: pytest
     assert found.gpus[0].peak_used_bytes == 1 << 33
     kept = json.loads(Path(job.output_uri, SPENT_FILE).read_text())
     assert kept["gpu_s"] >= found.total.gpu_s
+
+
+class Counted:
+    """A driver that looks at this process' memory at two of its samples."""
+
+    looks_at = (200, 2000)
+
+    def __init__(self) -> None:
+        self.num_samples, self.held_bytes, self.is_over = 0, list[int](), threading.Event()
+
+    def gpus(self) -> list[GpuState]:
+        self.num_samples += 1
+        if self.num_samples in self.looks_at:
+            self.held_bytes.append(tracemalloc.get_traced_memory()[0])
+        if self.num_samples == self.looks_at[-1]:
+            self.is_over.set()
+        share = self.num_samples / 1e4
+        return [GpuState(name="GPU", used_frac=share, used_bytes=2**34 + self.num_samples, free_bytes=2**30)] * 8
+
+
+def test_weeks_of_samples_take_no_more_memory_than_minutes(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Counted()
+    monkeypatch.setattr(Nvml, "load", lambda: driver)
+    tracemalloc.start()
+    try:
+        with ResourceSampler(small_job(storage, table=small_table(200)), storage=storage, num_gpus=8, sample_s=0):
+            assert driver.is_over.wait(60)
+    finally:
+        tracemalloc.stop()
+    early, late = driver.held_bytes
+    assert late - early < 100_000
 
 
 def test_an_account_that_cannot_be_kept_stops_nothing(storage: Storage) -> None:
