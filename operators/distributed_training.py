@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.training.manifests import CONTAINER, TRAINJOB_CONTAINER, indexed_job, service, train_job
+from include.training.manifests import CONTAINER, KINDS, TRAINJOB_CONTAINER, indexed_job, service, train_job
 from operators.custom_resource import apply_manifest
 from operators.hooks.kubernetes_calls import object_path
 from operators.hooks.kubernetes_objects import DEFAULT_CONN
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from include.training.watch import Watch
     from operators.remote_objects import OnCluster
     from operators.remote_work import Work
-
-
-_PLACES = {"job": ("batch/v1", "jobs"), "trainjob": ("trainer.kubeflow.org/v1alpha1", "trainjobs")}
 
 
 class DistributedTrainingOperator(RemoteTrainingOperator):
@@ -69,7 +66,7 @@ class DistributedTrainingOperator(RemoteTrainingOperator):
 
     def watch(self, work: Work) -> Watch:
         """Return what is waited for: the Job or TrainJob, with the pods that carry its labels."""
-        api_version, plural = _PLACES[self.kind]
+        api_version, plural = KINDS[self.kind]
         training = work.training
         where = {"namespace": training.profile.namespace, "name": training.name}
         return work.watch(

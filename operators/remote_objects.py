@@ -1,4 +1,4 @@
-"""The objects of one training on a cluster: found, marked, ended, and their log read."""
+"""The objects of one training on a cluster: marked, ended, and their log read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from include.training.sweep import has_ended
 from operators.hooks.kubernetes_calls import object_path
 from operators.remote_work import SETTLED
 from sensors.triggers.pod_log import Place, Unread
-from sensors.triggers.remote_training import told_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,35 +39,6 @@ class OnCluster:
     work: Work
     watch: Watch
     log: Any
-
-    def find(self) -> Mapping[str, Any] | None:
-        """Return what is there of the task instance; what is left of other work is deleted first, and may take a while.
-
-        It is found by its labels: another release may have given it another name. Pods without an owner count as work
-        that was told to end, and are told so here: nothing else may.
-
-        Raises:
-            RefusedError: What is left may not be deleted.
-            ServiceError: The cluster does not answer.
-        """
-        found = self._there()
-        if found is None:
-            return None
-        path = self.path_of(found)
-        if self.work.is_own(found):
-            self.log.info("found %s, and go on with it", path)
-            return found
-        if "uid" in found["metadata"]:
-            self._delete_first(path, found)
-        else:
-            for pod in self._live_pods():
-                if not pod["metadata"].get("deletionTimestamp"):
-                    self._delete_first(f"{self._pods}/{pod['metadata']['name']}", pod)
-        return self._there()
-
-    def path_of(self, found: Mapping[str, Any]) -> str:
-        """Return where the API keeps what `find` returned."""
-        return f"{self._folder}/{found['metadata']['name']}"
 
     def settle(self) -> None:
         """Mark the work as decided on, and end it if it still runs."""
@@ -103,10 +73,6 @@ class OnCluster:
                 self._delete(path, grace_s=0, uid=metadata.get("uid"))
         self.delete(grace_s=0)
 
-    def _delete_first(self, path: str, found: Mapping[str, Any]) -> None:
-        self.log.info("%s is left over, and deleted first", path)
-        self.api.delete(path, grace_s=int(self.watch.grace_s), uid=found["metadata"]["uid"])
-
     def _delete(self, path: str, *, grace_s: float, uid: str | None = None) -> None:
         try:
             self.api.delete(path, grace_s=int(grace_s), uid=uid)
@@ -120,28 +86,6 @@ class OnCluster:
         except TradewindError:
             return ()
         return why_no_node(pod_spec(self.work.training, command=[]), nodes)
-
-    def _there(self) -> Mapping[str, Any] | None:
-        """Return what is there, the work itself before all else."""
-        items = self._labelled(self._folder)
-        owners = [found for found in items if not found["metadata"].get("ownerReferences")]
-        if not owners and self.watch.selector and self._live_pods():
-            return told_to_end(self.watch.owner)
-        return max(owners, key=self.work.is_own, default=None)
-
-    def _live_pods(self) -> Sequence[Mapping[str, Any]]:
-        return [pod for pod in self._labelled(self._pods) if not has_ended(pod)]
-
-    def _labelled(self, folder: str) -> Sequence[Mapping[str, Any]]:
-        return (self.api.get(folder, labelSelector=self.work.selector) or {}).get("items") or ()
-
-    @property
-    def _folder(self) -> str:
-        return self.watch.owner.rpartition("/")[0]
-
-    @property
-    def _pods(self) -> str:
-        return object_path(api_version="v1", plural="pods", namespace=self.watch.namespace)
 
     def _pass_on_log(self, found: Mapping[str, Any]) -> None:
         """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""

@@ -22,6 +22,7 @@ from operators.hooks.kubernetes_objects import KubernetesObjects
 from operators.hooks.lake import LakeHook
 from operators.remote_failures import counted, start_again, wait_for_cluster
 from operators.remote_objects import OnCluster
+from operators.remote_search import Search
 from operators.remote_work import Work
 from operators.retries import MachinesApartMixin
 from sensors.triggers.remote_training import RemoteTrainingTrigger
@@ -136,13 +137,14 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
     def _see_to_it(self, objects: OnCluster, context: Context) -> Watch:
         """See to it that the work is there, or that what is in its way goes; return what to wait for."""
         try:
-            found = objects.find()
+            found = Search(api=objects.api, work=objects.work, watch=objects.watch, log=self.log).find()
             if found is not None:
-                until_gone = not objects.work.is_own(found)
-                watch = replace(objects.watch, owner=objects.path_of(found), until_gone=until_gone)
+                watch = replace(objects.watch, owner=found.path)
+                if not found.goes_on:
+                    watch = replace(watch, until_gone=True, selector=objects.work.selector)
                 objects = self._objects = replace(objects, watch=watch)
             if not objects.watch.until_gone:
-                self._make_whole(objects, found, context)
+                self._make_whole(objects, found.item if found else None, context)
         except RefusedError as error:
             if not error.is_quota:
                 raise

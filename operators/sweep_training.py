@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include.errors import SetupError, SpecError
 from include.spec import MODELS_DIR, load_spec, model_names
+from include.training.manifests import KINDS
 from include.training.profiles import read_profiles, resolve_profile
 from include.training.remote_names import lake_labels
 from include.training.sweep import Fate, Found, judge
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-_KINDS = (("v1", "pods"), ("batch/v1", "jobs"), ("trainer.kubeflow.org/v1alpha1", "trainjobs"))
 _REMEDY = "Give the connection's account the Role of docs/pages/training.md in that namespace."
 
 
@@ -115,7 +115,7 @@ class SweepTrainingOperator(BaseOperator):
         labels = lake_labels(LakeHook(self.lake_conn_id).get_conn().root)
         selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
         for namespace in self.namespaces or self._namespaces():
-            for version, plural in _KINDS:
+            for version, plural in KINDS.values():
                 folder = object_path(api_version=version, plural=plural, namespace=namespace)
                 try:
                     listed = cluster.get(folder, labelSelector=selector) or {}

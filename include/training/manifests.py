@@ -21,6 +21,8 @@ CONTAINER = "base"
 TRAINJOB_CONTAINER = "node"
 _TRAINER_GROUP = "trainer.kubeflow.org"
 TRAINER = ("python", "-m", "include.training")
+KINDS = {"pod": ("v1", "pods"), "job": ("batch/v1", "jobs"), "trainjob": (f"{_TRAINER_GROUP}/v1alpha1", "trainjobs")}
+"""Of what can be a training by itself: the API's version and its name for them."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PORT = 29500
 _MOUNTS = {"dshm": "/dev/shm", "tmp": "/tmp"}  # noqa: S108 - in the pod
@@ -150,7 +152,7 @@ def train_job(training: RemoteTraining) -> dict[str, Any]:
     template = pod_spec(training, command=[], container=TRAINJOB_CONTAINER)
     (container,) = template["containers"]
     return {
-        "apiVersion": f"{_TRAINER_GROUP}/v1alpha1",
+        "apiVersion": KINDS["trainjob"][0],
         "kind": "TrainJob",
         "metadata": training.metadata,
         "spec": {

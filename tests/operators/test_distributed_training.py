@@ -122,7 +122,7 @@ def test_a_person_who_fails_the_task_ends_all_pods(world: World) -> None:
 
 
 def test_a_dead_worker_leaves_the_job_to_the_next_try(world: World) -> None:
-    world.airflow.fates.append(Fate(stage="first", at_boundary=28))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=30))
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert len(objects(world, "jobs")) == 1

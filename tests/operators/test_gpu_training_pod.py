@@ -483,14 +483,14 @@ def test_a_training_that_is_interrupted_while_its_profile_is_gone_says_both(worl
 
 
 def test_a_worker_that_dies_after_creating_the_pod_leaves_it_to_the_next_try(world: World) -> None:
-    world.airflow.fates += [Fate(stage="first", at_boundary=32)]
+    world.airflow.fates += [Fate(stage="first", at_boundary=36)]
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert world.num_duplicates == 0
     assert len(world.trainer.runs) == 1
 
 
-@pytest.mark.parametrize("fate", [Fate(stage="watch", at_boundary=60), Fate(stage="first", at_boundary=32)])
+@pytest.mark.parametrize("fate", [Fate(stage="watch", at_boundary=60), Fate(stage="first", at_boundary=36)])
 def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: World, fate: Fate) -> None:
     world.airflow.fates.append(replace(fate, by="fail"))
     assert world.run() == "failed"
@@ -501,7 +501,7 @@ def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: Wo
 
 
 def test_a_worker_that_is_told_to_stop_loses_no_work_and_leaves_nothing(world: World) -> None:
-    world.airflow.fates.append(Fate(stage="first", at_boundary=32, by="stop"))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=36, by="stop"))
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert (world.num_duplicates, world.cluster.live_pods) == (0, [])
@@ -512,7 +512,7 @@ def test_killed_workers_leave_the_retries_to_failures_of_the_task_itself(
     world: World, retries: int, state: str, num_tries: int
 ) -> None:
     world.make_operator = lambda job: operator(snapshot_of(job), retries=retries)
-    world.airflow.fates += [Fate(stage="first", at_boundary=at) for at in (3, 12, 32)]
+    world.airflow.fates += [Fate(stage="first", at_boundary=at) for at in (3, 12, 36)]
 
     def overdue(run: Any) -> None:
         if len(world.trainer.runs) == 1:  # what only the task's author can judge
@@ -597,6 +597,6 @@ def test_no_rights_are_told_and_not_tried_again(world: World) -> None:
 
 def test_the_log_of_a_pod_that_ended_unwatched_is_passed_on(world: World) -> None:
     world.trainer.work_s = 120
-    world.airflow.fates.append(Fate(stage="first", at_boundary=32))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=36))
     assert world.run() == "success"
     assert [sum(event.endswith(f" {done} of 120 s are done") for event in world.events) for done in (60, 120)] == [1, 1]

@@ -239,6 +239,39 @@ def test_a_pod_that_may_not_be_deleted_is_told(world: World) -> None:
     assert "RefusedError: DELETE /api/v1/namespaces/" in world.airflow.errors[0]
 
 
+# --- another runner ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "now"), [(a, b) for a in PLACES for b in PLACES if a != b])
+def test_work_of_another_runner_ends_before_the_work_begins(world: World, before: str, now: str) -> None:
+    make: dict[str, Any] = {"kubernetes": pod, "job": indexed_job, "trainjob": train_job}
+    theirs = put(world, before, make[before](training(world, "gpu" if before == "kubernetes" else "gpu_2x4", name="")))
+    world.simulation.advance(100.0)
+    world.make_operator = operator(now)
+    assert world.run() == "success"
+    assert [len(world.trainer.runs), world.trainer.num_overlaps, world.num_duplicates] == [2, 0, 0]
+    assert theirs not in world.cluster.store.objects
+    assert world.airflow.num_tries == 1
+    assert world.trainer.runs[1].from_s > 60  # where the other one was told to end
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_cluster_without_train_jobs_will_do(world: World, code: int) -> None:
+    world.make_operator = operator("kubernetes")
+    world.cluster.faults.append(Fault(path="/trainjobs$", code=code, times=None))
+    assert world.run() == "success"
+    assert (world.airflow.num_tries, len(world.trainer.runs)) == (1, 1)
+
+
+def test_what_another_runner_left_and_has_ended_is_the_janitors(world: World) -> None:
+    world.trainer.flaw = "bad_data"
+    theirs = put(world, "kubernetes", pod(training(world, "gpu", name="")))
+    world.simulation.advance(100.0)
+    world.trainer.flaw = "none"
+    assert world.run() == "success"
+    assert "deletionTimestamp" not in world.cluster.store.objects[theirs]["metadata"]
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +320,7 @@ def test_work_that_runs_outlives_a_right_that_was_taken(world: World) -> None:
     def take() -> None:
         world.cluster.faults.append(Fault(path="/services/", code=403, times=None))
 
-    world.airflow.fates.append(Fate(stage="first", at_boundary=28, struck=take))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=30, struck=take))
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert len(world.trainer.runs) == 1
@@ -299,7 +332,7 @@ def test_work_that_runs_is_not_ended_by_who_may_not_look(world: World) -> None:
         world.cluster.faults.append(Fault(verb="GET", path="/jobs$", code=403, times=None))
 
     deleted: list[Object] = []
-    world.airflow.fates.append(Fate(stage="first", at_boundary=28, struck=take))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=30, struck=take))
     world.cluster.store.observers.append(lambda change: deleted.extend([change.object] * (change.type == "DELETED")))
     assert world.run() == "failed"
     assert world.airflow.fates[0].happened
@@ -339,7 +372,7 @@ def test_a_train_job_is_not_made_of_a_profile_that_it_cannot_pass_on(
 def test_what_was_passed_on_is_not_passed_on_again(world: World) -> None:
     world.make_operator = operator("kubernetes")
     world.trainer.work_s = 120
-    world.airflow.fates.append(Fate(stage="first", at_boundary=32))
+    world.airflow.fates.append(Fate(stage="first", at_boundary=36))
     assert world.run() == "success"
     world.airflow.state = "queued"
     assert world.run() == "success"
