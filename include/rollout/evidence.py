@@ -94,10 +94,10 @@ def log_evidence_of_mean(total: float, *, total_squares: float, num: int, limit:
     squares = max(total_squares, total * total / num)  # rounded sums
     centred = (total - num * limit) / reach
     spread = max(0.0, squares - 2 * limit * total + num * limit * limit) / reach**2
-    return log_sum(bet * centred + (bet + math.log1p(-bet)) * spread for bet in _MEAN_BETS) - math.log(len(_MEAN_BETS))
+    return log_sum(bet * centred + (bet + math.log1p(-bet)) * spread for bet in MEAN_BETS) - math.log(len(MEAN_BETS))
 
 
-_MEAN_BETS = tuple(odds / (1 + odds) for odds in (16 / 2.5**step for step in range(8)))
+MEAN_BETS = tuple(odds / (1 + odds) for odds in (16 / 2.5**step for step in range(8)))
 """b, 0.94 to 0.03. That of the most evidence has odds of reach (mean - limit) / mean square, both of x - limit."""
 
 
