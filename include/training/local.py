@@ -71,6 +71,7 @@ class TrainerProcess:
         timeout_s: Seconds after the trainer's start at which it is stopped.
         say: Gets each line that the trainer prints, soon after.
         lease_s: Seconds that the trainer goes on when no task follows it.
+        grace_s: Seconds that it may take to end when it is asked to, before it is killed.
         interruptions: Counts failures of machines, which are tried again here; None: each one ends this try.
     """
 
@@ -79,6 +80,7 @@ class TrainerProcess:
     timeout_s: float
     say: Callable[[str], None]
     lease_s: float = LEASE_S
+    grace_s: float = GRACE_S
     interruptions: Interruptions | None = None
     _process: ManagedProcess | None = None
     _child: subprocess.Popen[bytes] | None = None
@@ -220,7 +222,7 @@ class TrainerProcess:
             if time.monotonic() > deadline_s and not self._stopped:
                 took = f"training.timeout_s is {self.timeout_s:g} s"
                 self._stop(Failure(kind=FailureKind.DEADLINE, evidence=(took,)))
-            if self._stopped and time.monotonic() > self._stopped_at_s + GRACE_S:
+            if self._stopped and time.monotonic() > self._stopped_at_s + self.grace_s:
                 break
             if not is_over:
                 time.sleep(_POLL_S)
@@ -239,7 +241,7 @@ class TrainerProcess:
         if process.is_running and not self._is_left:
             if not self._stopped:
                 self._stop(Failure(kind=FailureKind.INTERRUPTED, evidence=("the task could not follow it",)))
-            deadline_s = self._stopped_at_s + GRACE_S
+            deadline_s = self._stopped_at_s + self.grace_s
             while process.is_running and not self._is_left and time.monotonic() < deadline_s:
                 time.sleep(_POLL_S)
             if process.is_running and not self._is_left:

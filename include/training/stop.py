@@ -37,11 +37,13 @@ class Stop:
         run: Where the tasks that follow it are seen; None in a pod, which ends by its cluster's signal alone.
         lease_s: Seconds that it goes on when nobody follows it.
         claim: Its word that it trains the job, as soon as it has given it.
+        grace_s: Seconds to save a checkpoint after being asked to stop.
     """
 
     run: LocalRun | None = None
     lease_s: float = LEASE_S
     claim: Claim | None = None
+    grace_s: float = GRACE_S
     why: str = ""
     _asked: threading.Event = field(default_factory=threading.Event)
 
@@ -63,7 +65,7 @@ class Stop:
         self.why = why
         self._asked.set()
         if self.run is not None:
-            threading.Thread(target=_end_after_grace, args=(self.run,), daemon=True).start()
+            threading.Thread(target=_end_after_grace, args=(self.run, self.grace_s), daemon=True).start()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.run is not None:
@@ -84,7 +86,7 @@ class Stop:
                 self.ask("no task follows it, and a trainer on another machine has taken over")
 
 
-def _end_after_grace(run: LocalRun) -> None:
-    time.sleep(GRACE_S)
+def _end_after_grace(run: LocalRun, grace_s: float) -> None:
+    time.sleep(grace_s)
     run.leave(ExitCode.INTERRUPTED)
     os._exit(ExitCode.INTERRUPTED)  # it hangs in a library, and nobody else may be left to end it

@@ -26,6 +26,7 @@ from include.training.local_run import LocalRun
 from include.training.log_tail import LogTail
 from include.training.preflight import GPUS_VARIABLE
 from include.training.result import Result, read_result
+from include.training.stop import GRACE_S, Stop
 from include.training.submit import newest_checkpoint
 from tests.snapshots import small_job, small_table
 
@@ -249,6 +250,38 @@ def test_a_folder_that_may_not_be_written_is_no_full_disk(storage: Storage, monk
     monkeypatch.setattr(LocalRun, "claim", refuse)
     with pytest.raises(PermissionError):
         trainer(small_job(storage), storage).run()
+
+
+def test_a_trainer_that_does_not_answer_is_killed_after_its_grace(storage: Storage) -> None:
+    """It is stopped as by a debugger or a dead network disk, so it does not hear SIGTERM."""
+    job = small_job(storage, **ENDLESS)
+    child = trainer(job, storage)
+    child.grace_s = 0.3
+
+    def say(line: str) -> None:
+        if line.startswith("epoch 1:"):
+            os.kill(trainer_pid(job), signal.SIGSTOP)
+            child.terminate()
+
+    child.say = say
+    began_s = time.monotonic()
+    with pytest.raises(TrainingError, match="the task was asked to stop"):
+        child.run()
+    assert not is_running(trainer_pid(job))
+    assert time.monotonic() - began_s < GRACE_S
+
+
+def test_a_trainer_that_hears_and_does_not_end_ends_itself_after_its_grace(tmp_path: Path) -> None:
+    run = LocalRun(folder=tmp_path)
+    child = os.fork()
+    if not child:
+        stop = Stop(run=run, grace_s=0.1)
+        stop.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # as in a library that does not return
+            signal.pause()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == run.exit_code() == ExitCode.INTERRUPTED
 
 
 def test_an_error_in_the_task_leaves_no_trainer_behind(storage: Storage) -> None:
