@@ -72,6 +72,7 @@ class TrainerProcess:
         say: Gets each line that the trainer prints, soon after.
         lease_s: Seconds that the trainer goes on when no task follows it.
         grace_s: Seconds that it may take to end when it is asked to, before it is killed.
+        entrypoint: The training command without its options.
         interruptions: Counts failures of machines, which are tried again here; None: each one ends this try.
     """
 
@@ -81,6 +82,7 @@ class TrainerProcess:
     say: Callable[[str], None]
     lease_s: float = LEASE_S
     grace_s: float = GRACE_S
+    entrypoint: tuple[str, ...] = (sys.executable, "-m", "include.training")
     interruptions: Interruptions | None = None
     _process: ManagedProcess | None = None
     _child: subprocess.Popen[bytes] | None = None
@@ -153,7 +155,7 @@ class TrainerProcess:
             lock = run.claim()
             process = self._find(run) if lock is None else self._start(run, lock)
         except OSError as error:
-            return False, Evidence(stopped=_of_a_disk(error))
+            return False, Evidence(stopped=self._not_started(error))
         self._process = process
         if self._stopped:
             self._stop(self._stopped)  # this task was ended before there was a process
@@ -187,7 +189,7 @@ class TrainerProcess:
         try:
             with run.log.open("ab") as log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "include.training", *options],
+                    [*self.entrypoint, *options],
                     cwd=REPO,
                     env=trainer_environment(self.storage.options),
                     stdin=subprocess.DEVNULL,
@@ -206,6 +208,11 @@ class TrainerProcess:
             child.kill()  # no retry could find it
             child.wait()
             raise
+
+    def _not_started(self, error: OSError) -> Failure:
+        if error.filename == self.entrypoint[0]:
+            return Failure(kind=FailureKind.SETUP, evidence=(str(error),))
+        return _of_a_disk(error)
 
     def _follow(self, run: LocalRun, process: ManagedProcess, said: deque[str]) -> None:
         """Pass on what the trainer prints until it has ended, or until this task has to leave it."""

@@ -81,12 +81,6 @@ def test_a_model_without_code_is_a_bad_job(job: Job, capsys: pytest.CaptureFixtu
     assert "Traceback" not in said
 
 
-def test_an_entrypoint_that_does_not_exist_is_said_by_the_shell() -> None:
-    done = subprocess.run([sys.executable, "-m", "include.trainning"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "No module named include.trainning" in done.stderr
-
-
 def test_an_error_in_the_models_code_is_shown_whole(
     job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

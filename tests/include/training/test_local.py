@@ -168,6 +168,30 @@ def test_a_refusal_is_final_and_says_why(storage: Storage) -> None:
         trainer(job, storage).run()
 
 
+@pytest.mark.parametrize(
+    ("entrypoint", "error", "said"),
+    [
+        (
+            (sys.executable, "-m", "include.trainning"),
+            BadInputError,
+            "exit code 1; .*No module named include.trainning",
+        ),
+        (("/nowhere/python", "-m", "include.training"), SetupError, r"No such file or directory: '/nowhere/python'"),
+        (("/dev/null", "-m", "include.training"), SetupError, r"Permission denied: '/dev/null'"),
+    ],
+    ids=["module", "interpreter", "no program"],
+)
+def test_an_entrypoint_that_does_not_exist_is_said_and_not_tried_again(
+    storage: Storage, entrypoint: tuple[str, ...], error: type[Exception], said: str
+) -> None:
+    job = small_job(storage)
+    child = trainer(job, storage)
+    child.entrypoint, child.interruptions = entrypoint, Interruptions.of(job.key, Kept())
+    with pytest.raises(error, match=rf"{said}.*No checkpoint was saved\. No retry follows\."):
+        child.run()
+    assert child.interruptions.total == 0
+
+
 def test_a_trainer_that_takes_too_long_is_stopped(storage: Storage) -> None:
     with pytest.raises(TrainingError, match=r"deadline.*training.timeout_s is 2 s.*[Cc]heckpoint "):
         trainer(small_job(storage, **ENDLESS), storage, timeout_s=2).run()
