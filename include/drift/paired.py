@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from include.drift.served import join_labels
+from include.errors import NotFoundError
 from include.rollout.decision import LabelEvidence
 from include.rollout.local import read_state
 from include.tasks import task_of
@@ -23,7 +24,8 @@ def post_label_evidence(
 ) -> LabelEvidence | None:
     """Tell the model server what a partition's labels say of the version that is rolled out; None: nothing is.
 
-    The server keeps one value for each partition, so that a repeated call changes nothing.
+    The server keeps one value for each partition, so that a repeated call changes nothing. A rollout that was rolled
+    back, and its version unloaded, while the labels were joined is none any more.
 
     Raises:
         CorruptArtifactError: A file of the prediction log cannot be read.
@@ -36,7 +38,10 @@ def post_label_evidence(
     joined = join_labels(spec=spec, storage=storage, partitions=(partition,))
     found = compare_losses(joined, spec=spec, version=version, champion=state.champion)
     if found.num:
-        client.set_labels(model=spec.name, partition=partition, evidence=found)
+        try:
+            client.set_labels(model=spec.name, partition=partition, evidence=found)
+        except NotFoundError:
+            return None
     return found
 
 

@@ -21,20 +21,17 @@ from weakref import WeakValueDictionary
 import msgspec
 from aiohttp import web
 
-from include.errors import BadInputError, NotFoundError, ServiceError
+from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
 from include.serving.router import Routes
+from include.serving.versions import require_legal_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aiohttp.typedefs import Handler
-
     from include.registry.signing import Trust
     from include.serving.engine import Engine
-    from include.serving.token import AdminToken
 
 PREFIX = "/v2/router"
-
 
 Body = TypeVar("Body")
 
@@ -63,11 +60,6 @@ class _SetRoutes(msgspec.Struct, forbid_unknown_fields=True):
     if_revision: int | None = None
 
 
-def guarded(calls: Sequence[web.RouteDef], *, token: AdminToken | None) -> list[web.RouteDef]:
-    """Return calls for holders of the token only; without a token, for nobody."""
-    return [web.route(call.method, call.path, _guarded(call.handler, token)) for call in calls]
-
-
 def admin_routes(admin: Admin) -> list[web.RouteDef]:
     """Return the admin calls; the caller guards them."""
     return [
@@ -80,20 +72,6 @@ def admin_routes(admin: Admin) -> list[web.RouteDef]:
         web.put(f"{PREFIX}/{{model}}/routes", admin.set_routes),
         web.put(f"{PREFIX}/{{model}}/labels/{{partition}}", admin.set_labels),
     ]
-
-
-def _guarded(handler: Any, token: AdminToken | None) -> Handler:
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        if token is None:
-            text = "admin calls need a server that was started with --token-file; it was not. Nothing was done."
-            return web.json_response({"error": text, "kind": "SetupError"}, status=403)
-        if not token.admits(request.headers.get("Authorization", "")):
-            text = "admin calls need the header 'Authorization: Bearer <admin token>'; got another, or none."
-            return web.json_response({"error": text, "kind": "SetupError"}, status=401)
-        response: web.StreamResponse = await handler(request)
-        return response
-
-    return guarded
 
 
 class Admin:
@@ -136,6 +114,13 @@ class Admin:
     async def set_labels(self, request: web.Request) -> web.Response:
         """Keep what a partition's late labels say of a challenger."""
         model, evidence = request.match_info["model"], await read(request, _Labels)
+        known = self.engine.router.state(model).versions
+        for version in (evidence.version, evidence.champion):
+            if version not in known:
+                raise NotFoundError(
+                    f"labels of model {model[:64]!r} must be of versions that it has ({', '.join(known) or 'none'}); "
+                    f"got {version[:64]!r}. They were not kept. Read its routes again."
+                )
         self.engine.router.set_labels(model, request.match_info["partition"], msgspec.structs.asdict(evidence))
         return web.json_response(self.state(model))
 
@@ -144,12 +129,38 @@ class Admin:
 
         Raises:
             UnsignedError: Nobody does who is trusted.
-            BadInputError: It is routed with another package, or its inputs are not the champion's.
+            BadInputError: Packages cannot be where it is, it is routed with another one, or its inputs are not the
+                champion's.
             CorruptArtifactError: Its package does not match the digest, or cannot be loaded.
         """
+        require_legal_place(wanted.uri, model=model, version=version)
         if self._trust is not None:
             self._trust.require(model=model, digest=wanted.digest, signature=wanted.signature)
-        package = {"uri": wanted.uri, "digest": wanted.digest}
+        await self._load(model, version, {"uri": wanted.uri, "digest": wanted.digest})
+
+    async def load_known(self, model: str) -> None:
+        """Load what is known of a model and could not be loaded; somebody vouched for it when it was loaded first.
+
+        Raises:
+            NotFoundError: Nothing is known of it.
+            TradewindError: The first reason why one of its versions cannot be loaded; the others are.
+        """
+        known = self.engine.router.state(model).versions
+        if not known:
+            raise NotFoundError(
+                f"model {model[:64]!r} must have versions that the server knows to be loaded by its name alone; got "
+                "none. Nothing was loaded. Send uri, digest, version and signature, with tritonclient as its `config`."
+            )
+        failed: list[TradewindError] = []
+        for version, package in known.items():
+            try:
+                await self._load(model, version, package)
+            except TradewindError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    async def _load(self, model: str, version: str, package: Mapping[str, str]) -> None:
         await self._restored(model)
         async with self._loading.setdefault((model, version), asyncio.Lock()):  # for callers that ask again
             if not self._is_needed(model, version, package):

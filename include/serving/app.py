@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -22,10 +22,11 @@ from include.errors import (
     SetupError,
     TradewindError,
 )
-from include.serving.admin import Admin, admin_routes, guarded
+from include.serving.admin import Admin, admin_routes
 from include.serving.bodies import ENCODING, decompress
 from include.serving.ending import CLOSE_S, IN_HAND, InHand
 from include.serving.engine import Engine
+from include.serving.guard import guarded
 from include.serving.limits import Admission, RateError
 from include.serving.metrics import CONTENT_TYPE
 from include.serving.protocol import RequestError, metadata
@@ -64,9 +65,10 @@ STATUS_OF = {
     SetupError: 500,
     TradewindError: 500,
 }
-HTTP_OK = 200
 HTTP_NOT_FOUND = 404
 HTTP_UNAVAILABLE = 503
+RETRY_AFTER_S = 1.0
+"""Seconds after which a server that could not do something may be asked again."""
 
 
 def make_app(
@@ -114,8 +116,8 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         status = next(found for kind, found in STATUS_OF.items() if isinstance(error, kind))
         fields = error.fields if isinstance(error, RequestError) else None
         response = _error(status, str(error), kind=_public_kind(error), fields=fields)
-        if isinstance(error, OverloadError):
-            response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        if isinstance(error, ServiceError):
+            response.headers["Retry-After"] = _retry_after(error)
         return response
     except web.HTTPRequestEntityTooLarge as error:
         limit = f"a request must have at most {request.client_max_size} bytes; got more"
@@ -125,7 +127,9 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
     except web.HTTPException as error:
         what = f"{request.method} {request.path[:100]}: {error.reason}. Nothing was done. GET /v2 names what is served."
         kind = "NotFoundError" if error.status == HTTP_NOT_FOUND else "BadInputError"
-        return _error(error.status, what, kind=kind)
+        response = _error(error.status, what, kind=kind)
+        response.headers.update({name: error.headers[name] for name in ("Allow",) if name in error.headers})
+        return response
     except web.RequestPayloadError:
         what = f"the body of {request.method} {request.path[:100]} must be as its headers say; got another"
         return _last(_error(400, f"{what}. Nothing was done. Send its length, or whole chunks.", kind="BadInputError"))
@@ -140,6 +144,17 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
 def _error(status: int, message: str, *, kind: str, fields: Mapping[str, str] | None = None) -> web.Response:
     by_field = {} if fields is None else {"fields": fields}
     return web.json_response({"error": message, "kind": kind, **by_field}, status=status)
+
+
+def _retry_after(error: ServiceError) -> str:
+    return str(math.ceil(error.retry_after_s if isinstance(error, OverloadError) else RETRY_AFTER_S))
+
+
+def _unready(reasons: list[str]) -> web.Response:
+    """Return what a probe gets of a server, or of a model, that cannot score."""
+    error = ServiceError("; ".join(reasons))
+    body = {"ready": False, "reasons": reasons, "error": str(error), "kind": "ServiceError"}
+    return web.json_response(body, status=HTTP_UNAVAILABLE, headers={"Retry-After": _retry_after(error)})
 
 
 def _last(response: Answer) -> Answer:
@@ -187,11 +202,7 @@ async def _live(_request: web.Request) -> web.Response:
 async def _ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     reasons = await asyncio.to_thread(engine.unready)  # not the scoring pool: probes wait for no request
-    status = HTTP_UNAVAILABLE if reasons else HTTP_OK
-    body: dict[str, Any] = {"ready": not reasons, "reasons": reasons}
-    if reasons:
-        body |= {"error": "; ".join(reasons), "kind": "ServiceError"}
-    return web.json_response(body, status=status)
+    return _unready(reasons) if reasons else web.json_response({"ready": True, "reasons": []})
 
 
 async def _model(request: web.Request) -> web.Response:
@@ -204,8 +215,11 @@ async def _model(request: web.Request) -> web.Response:
 
 async def _model_ready(request: web.Request) -> web.Response:
     served = request.app[ENGINE].served(request.match_info["model"])
-    is_ready = request.match_info.get("version", served.routes.champion) in served.versions
-    return web.json_response({"ready": is_ready}, status=HTTP_OK if is_ready else HTTP_UNAVAILABLE)
+    version = request.match_info.get("version", served.routes.champion)
+    if version in served.versions:
+        return web.json_response({"ready": True})
+    what = "no version" if version is None else f"version {version[:64]}"
+    return _unready([f"model {served.spec.name!r} needs a loaded version to be ready; got {what}. Load and route one."])
 
 
 @web.middleware

@@ -1,7 +1,8 @@
 """The inference protocol's model repository calls; each needs the admin token.
 
 POST /v2/repository/index                  every version that the server knows, and whether it can score
-POST /v2/repository/models/{model}/load    load one version: `parameters` are uri, digest, version, signature
+POST /v2/repository/models/{model}/load    load one version: `parameters` are uri, digest, version, signature; without
+                                           any, what the server knows of the model and could not load
 POST /v2/repository/models/{model}/unload  unload one version, or all that the server knows
 
 tritonclient sends parameters of its own only; with it, `config` is a JSON text of these four. Source: Triton Inference
@@ -67,7 +68,10 @@ class _Repository:
         return web.json_response([entry for entry in found if entry["state"] == "READY" or not wanted.ready])
 
     async def load(self, request: web.Request) -> web.Response:
-        sent = (await read(request, _LoadBody)).parameters
+        sent = (await read(request, _LoadBody)).parameters if await request.read() else {}
+        if not sent:
+            await self._admin.load_known(request.match_info["model"])
+            return web.json_response({})
         try:
             raw = msgspec.json.decode(sent["config"]) if sent.keys() == {"config"} else sent
             wanted = msgspec.convert(raw, _LoadParameters)

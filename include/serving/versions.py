@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError, SetupError
 from include.features.encoding import Encoding
@@ -154,6 +155,24 @@ def load_version(*, spec: ModelSpec, version: str, uri: str, digest: str) -> Loa
         BadInputError: The package was trained on other inputs, or for another task, than the spec declares.
     """
     return open_package(read_registered(model=spec.name, version=version, uri=uri, digest=digest), spec, version)
+
+
+def require_legal_place(uri: str, *, model: str, version: str) -> None:
+    """Refuse a place where no package can be.
+
+    Raises:
+        BadInputError: It is none.
+    """
+    scheme, mark, rest = uri.partition("://")
+    try:
+        host = urlsplit(uri).hostname
+    except ValueError:  # half an IPv6 address
+        scheme, mark = uri, "://"
+    if mark and scheme != "file" and (scheme != "s3" or not rest or not host):
+        raise BadInputError(
+            f"package of model {model[:64]!r} version {version[:64]} must be in a folder, file:///folder or "
+            f"s3://bucket/prefix; got {uri[:200]!r}. Nothing was loaded. Copy it there, and register that place."
+        )
 
 
 def read_registered(*, model: str, version: str, uri: str, digest: str) -> Package:

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.drift.paired import compare_losses
+from include.drift.paired import compare_losses, post_label_evidence
+from include.lake.storage import Storage
 from include.rollout.decision import LabelEvidence, sum_labels
 from include.rollout.local import LocalTarget
 from include.spec import load_spec
@@ -53,8 +54,9 @@ def test_partitions_add_up() -> None:
 
 def test_a_partition_counts_once_and_for_its_versions_only(model_server: RunningModelServer, tmp_path: Path) -> None:
     client, target = model_server.client, LocalTarget(client=model_server.client)
-    package = tiny_package(tmp_path / "1")
-    client.load(model=SPEC.name, version="1", uri=package.uri, digest=package.digest)
+    for version in ("1", "2", "3"):
+        package = tiny_package(tmp_path / version, bias=float(version))
+        client.load(model=SPEC.name, version=version, uri=package.uri, digest=package.digest)
     assert target.read(model=SPEC.name).labels is None
     later = LabelEvidence(version="2", champion="1", num=100, total=1.0, total_squares=4.0)
     for evidence, partition in ((EARLY, "2013-07"), (EARLY, "2013-07"), (later, "2013-08")):
@@ -65,3 +67,27 @@ def test_a_partition_counts_once_and_for_its_versions_only(model_server: Running
     other = LabelEvidence(version="3", champion="1", num=1, total=0.5, total_squares=0.25)
     client.set_labels(model=SPEC.name, partition="2013-07", evidence=other)
     assert target.read(model=SPEC.name).labels == other
+
+
+@pytest.mark.parametrize("is_rolled_back", [False, True])
+def test_labels_of_a_version_that_was_rolled_back_meanwhile_are_told_to_nobody(
+    model_server: RunningModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_rolled_back: bool
+) -> None:
+    client = model_server.client
+    for version in ("1", "2"):
+        package = tiny_package(tmp_path / version, bias=float(version))
+        client.load(model=SPEC.name, version=version, uri=package.uri, digest=package.digest)
+    client.set_routes(model=SPEC.name, champion="1", shadow="2")
+
+    def join(**_of: object) -> pa.Table:
+        if is_rolled_back:
+            client.set_routes(model=SPEC.name, champion="1")
+            client.unload(model=SPEC.name, version="2")
+        rows = {"example_id": ["a", "a"], "model_version": ["1", "2"], "label": [True] * 2, "probability": [0.5, 0.25]}
+        return pa.table(rows)
+
+    monkeypatch.setattr("include.drift.paired.join_labels", join)
+    storage = Storage(root=str(tmp_path))
+    told = post_label_evidence(spec=SPEC, storage=storage, partition="2013-07", client=client)
+    assert (told is None) == is_rolled_back
+    assert LocalTarget(client=client).read(model=SPEC.name).labels == told
