@@ -37,8 +37,8 @@ def verify(
     """
     from include.rollout.ledger import Ledger
 
-    found = Ledger(path=find_deployment(home).home.ledger)
-    typer.echo(f"{found.verify(expected_head=expected_head)} entries, every link holds; head {found.head()}")
+    found = Ledger(path=find_deployment(home).home.ledger).verified(expected_head=expected_head)
+    typer.echo(f"{found.num_entries} entries, every link holds; head {found.head}")
 
 
 @ledger.command()

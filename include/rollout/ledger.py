@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
-from include.rollout.ledger_file import TAKEOVER, TURN, open_ledger, write_alone
+from include.rollout.ledger_file import TAKEOVER, TURN, open_ledger, read_at_once, write_alone
 
 if TYPE_CHECKING:
     import sqlite3
@@ -52,6 +52,19 @@ class Entry:
     at: datetime
     previous_hash: str
     hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """A ledger whose every link holds.
+
+    Args:
+        num_entries: How many.
+        head: Hash of the newest of them, GENESIS without one.
+    """
+
+    num_entries: int
+    head: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +180,20 @@ class Ledger:
         return row[1] if row else GENESIS
 
     def verify(self, *, expected_head: str | None = None) -> int:
-        """Check every link of the chain and return the number of entries.
+        """Check every link of the chain and return the number of entries; see `verified`."""
+        return self.verified(expected_head=expected_head).num_entries
+
+    def verified(self, *, expected_head: str | None = None) -> Chain:
+        """Check every link of the chain, as it is at one moment, and return it.
 
         Args:
             expected_head: Hash of an entry that was kept elsewhere; it must still be in the chain. Only this finds a
-                file that somebody wrote anew from the first entry on.
+                file that somebody wrote anew from the first entry on, or cut off with the count of what was issued.
 
         Raises:
             CorruptArtifactError: A row was edited, removed, added out of turn or reordered.
         """
-        with open_ledger(self.path) as connection:
+        with open_ledger(self.path) as connection, read_at_once(connection):
             rows = connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq").fetchall()  # noqa: S608 - a constant
             issued = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
         previous_hash = GENESIS
@@ -189,7 +206,7 @@ class Ledger:
             raise self._broken(f"it issued {issued[0]} entries; got {len(rows)}, the newest were removed")
         if expected_head is not None and expected_head not in {GENESIS, *(row[-1] for row in rows)}:
             raise self._broken(f"it must hold the entry with hash {expected_head[:12]}; got none")
-        return len(rows)
+        return Chain(num_entries=len(rows), head=previous_hash)
 
     def _first(self, condition: str, *values: Any) -> Entry | None:
         query = f"SELECT {_COLUMNS} FROM entries WHERE {condition} LIMIT 1"  # noqa: S608 - constants; values are bound

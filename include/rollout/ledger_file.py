@@ -102,6 +102,16 @@ def _statements(script: str) -> list[str]:
 
 
 @contextmanager
+def read_at_once(connection: sqlite3.Connection) -> Iterator[None]:
+    """See one state of the file from the first read to the last, whatever others append meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
 def write_alone(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the write lock from before the first read, so that two writers never see the same head."""
     connection.execute("BEGIN IMMEDIATE")

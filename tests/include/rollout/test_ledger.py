@@ -4,15 +4,20 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
+from typing import TYPE_CHECKING
 
 import pytest
 
 from include.errors import BadInputError, CorruptArtifactError, ServiceError
-from include.rollout.ledger import GENESIS, Entry, Ledger
+from include.rollout.ledger import GENESIS, Chain, Entry, Ledger
+from include.rollout.ledger_file import open_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
 TRIGGERS = ("entries_never_change", "entries_never_vanish", "entries_only_follow")
@@ -125,6 +130,30 @@ def test_a_head_kept_elsewhere_finds_a_rewritten_file(ledger: Ledger) -> None:
     assert ledger.verify() == 1
     with pytest.raises(CorruptArtifactError, match="got none"):
         ledger.verify(expected_head=head)
+
+
+def test_what_is_appended_meanwhile_is_no_tampering(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = note(ledger, "a")
+    other = Ledger(path=ledger.path)
+
+    @contextmanager
+    def watched(path: str | Path) -> Iterator[sqlite3.Connection]:
+        """Let somebody append before each statement that follows the reading of the entries."""
+        with open_ledger(path) as connection:
+            seen: list[str] = []
+
+            def begins(statement: str) -> None:
+                if any("FROM entries" in before for before in seen):
+                    monkeypatch.undo()
+                    note(other, f"meanwhile-{len(seen)}")
+                seen.append(statement)
+
+            connection.set_trace_callback(begins)
+            yield connection
+
+    monkeypatch.setattr("include.rollout.ledger.open_ledger", watched)
+    assert ledger.verified() == Chain(num_entries=1, head=first.hash)
+    assert ledger.verify() > 1
 
 
 def test_a_key_finds_its_entry(ledger: Ledger) -> None:
