@@ -206,6 +206,19 @@ class Router:
                 "versions stay as they were. Make room on the disk, then retry."
             ) from error
         self.states = states
+        _keep_name(self.path)
+
+
+def _keep_name(path: Path) -> None:
+    """Have a file that took another's place outlive a power cut too; it is in effect, whatever the disk says."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        _LOG.warning("router state %s may be the one before after a power cut: %s", path, error)
 
 
 def _pair(evidence: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include.errors import BadInputError, ServiceError, SetupError
 from include.serving.router import Router, Routes, bucket
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEYS = [f"key-{n}" for n in range(20_000)]
 
@@ -128,6 +129,37 @@ def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="Routes and versions stay as they were"):
         router.set_routes("m", Routes(champion="2"))
     assert router.state("m").routes == Routes(champion="1")
+
+
+def test_a_state_and_its_name_are_on_the_disk_before_a_change_takes_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def watched(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink())
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    Router(path=tmp_path / "state" / "router.json").set_routes("m", Routes(champion="1"))
+    assert synced == [tmp_path / "state" / "router.tmp", tmp_path / "state"]
+
+
+def test_a_folder_that_cannot_be_synced_changes_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    router = Router(path=tmp_path / "router.json")
+    router.set_routes("m", Routes(champion="1"))
+    assert router.state("m").routes == Routes(champion="1")
+    assert caplog.messages == [
+        f"router state {tmp_path}/router.json may be the one before after a power cut: [Errno 22] Invalid argument"
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"models": 3}', '{"models": {"m": {"routes": {"x": 1}}}}'])
