@@ -187,8 +187,9 @@ class Ledger:
         """Check every link of the chain, as it is at one moment, and return it.
 
         Args:
-            expected_head: Hash of an entry that was kept elsewhere; it must still be in the chain. Only this finds a
-                file that somebody wrote anew from the first entry on, or cut off with the count of what was issued.
+            expected_head: Hash of an entry that was kept elsewhere; it must still be in the chain. Only this finds what
+                somebody did to the whole of it: a file that was written anew from the first entry on, is another or
+                is gone, and one whose newest entries were removed and SQLite's count of what was issued set to match.
 
         Raises:
             CorruptArtifactError: A row was edited, removed, added out of turn or reordered.
@@ -202,8 +203,9 @@ class Ledger:
             if (seq, named_previous, named_hash) != (position, previous_hash, computed):
                 raise self._broken(f"entry {position} must follow hash {previous_hash[:12]}; got row {seq}, edited")
             previous_hash = named_hash
-        if issued and issued[0] != len(rows):
-            raise self._broken(f"it issued {issued[0]} entries; got {len(rows)}, the newest were removed")
+        num_issued = issued[0] if issued else 0
+        if num_issued != len(rows):
+            raise self._broken(f"it must hold the {num_issued} entries that it issued; got {len(rows)}")
         if expected_head is not None and expected_head not in {GENESIS, *(row[-1] for row in rows)}:
             raise self._broken(f"it must hold the entry with hash {expected_head[:12]}; got none")
         return Chain(num_entries=len(rows), head=previous_hash)

@@ -123,6 +123,22 @@ def test_verify_finds_tampering(ledger: Ledger, statement: str) -> None:
         ledger.verify()
 
 
+def test_entries_without_a_count_of_what_was_issued_are_tampering(ledger: Ledger) -> None:
+    for key in "abc":
+        note(ledger, key)
+    tamper(ledger, "DELETE FROM entries WHERE seq = 3", "DELETE FROM sqlite_sequence")
+    with pytest.raises(CorruptArtifactError, match="must hold the 0 entries that it issued; got 2"):
+        ledger.verify()
+
+
+def test_a_head_kept_elsewhere_finds_that_the_newest_were_removed_with_their_count(ledger: Ledger) -> None:
+    first, second = note(ledger, "a"), note(ledger, "b")
+    tamper(ledger, "DELETE FROM entries WHERE seq = 2", "UPDATE sqlite_sequence SET seq = 1")
+    assert ledger.verified() == Chain(num_entries=1, head=first.hash)
+    with pytest.raises(CorruptArtifactError, match="must hold the entry with hash"):
+        ledger.verify(expected_head=second.hash)
+
+
 def test_a_head_kept_elsewhere_finds_a_rewritten_file(ledger: Ledger) -> None:
     head = note(ledger, "a", share=1).hash
     Path(ledger.path).unlink()
