@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from include.spec import ModelSpec, RolloutSpec
 
 _POLL_S = 0.25
-_RESERVE = 1.15
-"""Requests that are kept for a comparison, as a multiple of what the plan of the rollout says it needs."""
+_RESERVE = 2.0
+"""Requests that are kept for a comparison, as a multiple of what the plan of the rollout says it needs.
+
+As many again are for whoever serves after it: on a slow machine it would else be measured on a few days of the month.
+"""
 _FAILED = ["failed"]
 
 
