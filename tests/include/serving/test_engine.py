@@ -122,6 +122,29 @@ def test_a_model_is_restored_in_one_step(make: Callable[..., WatchedEngine]) -> 
     assert "2" in score(engine)
 
 
+def test_a_model_is_ready_when_its_versions_are_warm(
+    make: Callable[..., WatchedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def warm_up(_loaded: LoadedVersion, *, max_rows: int) -> bool:
+        is_begun.set()
+        return may_end.wait(20) and max_rows > 0
+
+    async def restore() -> list[str]:
+        engine.start_restoring()
+        assert await asyncio.to_thread(is_begun.wait, 20)
+        reasons = engine.unready()
+        may_end.set()
+        await engine.restoring[MODEL]
+        return reasons
+
+    monkeypatch.setattr("include.serving.versions._warm_up", warm_up)
+    assert asyncio.run(restore()) == [f"model {MODEL!r} is being restored"]
+    assert engine.unready() == []
+
+
 def test_readiness_waits_for_no_request(make: Callable[..., WatchedEngine]) -> None:
     engine = make()
 
