@@ -67,7 +67,7 @@ NEEDS_A_PERSON = frozenset(
 _MEANS = {
     FailureKind.USER_ERROR: "the trainer refused it or crashed in the model's code",
     FailureKind.BAD_DATA: "its data cannot be used",
-    FailureKind.SETUP: "the storage or the launcher refuses it as it is set up",
+    FailureKind.SETUP: "what it needs refuses it or is not there, as it is set up",
     FailureKind.OUT_OF_MEMORY: "more memory or disk was used than the profile allows",
     FailureKind.IMAGE: "the container cannot be started from its image",
     FailureKind.QUOTA: "a quota leaves no room for it",
@@ -86,9 +86,9 @@ _MEANS = {
 
 _REMEDY = {
     FailureKind.BAD_DATA: "Mend the data, then clear the task.",
-    FailureKind.SETUP: "Mend the credentials, the policy or the profile that it names, then clear the task.",
+    FailureKind.SETUP: "Mend what it names (credentials, policy, Secret, account or profile), then clear the task.",
     FailureKind.OUT_OF_MEMORY: "Name a larger profile in training.profile, or a smaller batch_size.",
-    FailureKind.IMAGE: "Mend the image or the Secret of the profile, then clear the task.",
+    FailureKind.IMAGE: "Mend the image or the Secret of the profile, or raise pending_s; then clear the task.",
     FailureKind.QUOTA: "Free or raise the quota, or raise pending_s of the profile; then clear the task.",
     FailureKind.UNSCHEDULABLE: "Add such a node, or change the profile; then clear the task.",
     FailureKind.CANCELLED: "Clear the task to go on.",

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.training.failure_kinds import INFRASTRUCTURE, Failure, FailureKind
-from include.training.pod_status import by_events, by_exit_code, classify_pod, is_waiting, phase
+from include.training.pod_events import by_events
+from include.training.pod_status import by_exit_code, classify_pod, is_waiting, phase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from include.training.pod_status import Seen
+    from include.training.pod_events import Seen
 
 __all__ = ["Evidence", "Failure", "FailureKind", "Outcome", "classify", "decide_outcome"]
 

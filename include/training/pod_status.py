@@ -1,4 +1,4 @@
-"""What a pod's status and the events about it say: phases, conditions, container states, exit codes.
+"""What a pod's status says, with the events about it: phases, conditions, container states, exit codes.
 
 All comes as Kubernetes' API writes it (camelCase dictionaries), so neither a client nor a server is needed. Source: the
 pages "Pod Lifecycle" and "Disruptions" of Kubernetes' documentation; the reasons are those that the kubelet, the
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from include.training.exit_codes import ExitCode
 from include.training.failure_kinds import Failure, FailureKind
-
-Seen = Mapping[str, Any]
-"""A pod or an event, as Kubernetes' API writes it."""
+from include.training.pod_events import Seen, about, by_events, by_kubelet, pulling, sentence
 
 _REFUSED = (64, 65, 78)
 """The trainer's own word about the job, its data and its setup holds whatever happened around it."""
@@ -76,15 +74,6 @@ _BY_CONTAINER = {
     "CreateContainerConfigError": FailureKind.IMAGE,
 }
 
-_BY_EVENT = {
-    "Preempted": FailureKind.PREEMPTED,
-    "Evicted": FailureKind.PREEMPTED,
-    "TaintManagerEviction": FailureKind.NODE_LOST,
-    "NodeNotReady": FailureKind.NODE_LOST,
-    "FailedScheduling": FailureKind.UNSCHEDULABLE,
-    "FailedCreate": FailureKind.QUOTA,
-}
-
 _OF_TORCHRUN = 1
 _TORCHRUN_CAUSE = re.compile(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """How torch.distributed.elastic names the process that failed first (ChildFailedError)."""
@@ -139,12 +128,37 @@ def why_pending(pod: Seen, events: Sequence[Seen] = ()) -> Failure | None:
     for state in waiting:
         kind = _BY_CONTAINER.get(str(state.get("reason")))
         if kind is not None:
-            return Failure(kind=kind, evidence=(_sentence(state),))
-    scheduled = condition(pod, "PodScheduled")
+            return Failure(kind=kind, evidence=(sentence(state),))
+    scheduled, own = condition(pod, "PodScheduled"), about(pod, events)
+    if _has_node(pod):
+        return by_kubelet(own)
     if scheduled and scheduled.get("status") == "False":
         gated = scheduled.get("reason") == "SchedulingGated"
-        return Failure(kind=FailureKind.QUOTA if gated else FailureKind.UNSCHEDULABLE, evidence=(_sentence(scheduled),))
-    return by_events(events, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
+        return Failure(kind=FailureKind.QUOTA if gated else FailureKind.UNSCHEDULABLE, evidence=(sentence(scheduled),))
+    return by_events(own, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
+
+
+def what_is_awaited(pod: Seen, events: Sequence[Seen] = ()) -> Failure:
+    """Return what a pod waits for of which nothing is wrong so far, as the kind that it is if it never comes."""
+    if not _has_node(pod):
+        return Failure(kind=FailureKind.UNSCHEDULABLE, evidence=("no reason is given",))
+    for container in _status(pod).get("initContainerStatuses") or ():
+        if "running" in container.get("state", {}) and not _is_sidecar(pod, container):
+            return Failure(kind=FailureKind.SETUP, evidence=(f"its init container {container['name']} still runs",))
+    return pulling(about(pod, events)) or Failure(
+        kind=FailureKind.PREFLIGHT, evidence=("its node has not started it yet",)
+    )
+
+
+def _has_node(pod: Seen) -> bool:
+    scheduled = condition(pod, "PodScheduled")
+    return bool(scheduled and scheduled.get("status") == "True")
+
+
+def _is_sidecar(pod: Seen, container: Seen) -> bool:
+    """Return whether an init container is one that runs as long as its pod."""
+    told = (pod.get("spec") or {}).get("initContainers") or ()
+    return any(each.get("name") == container["name"] and each.get("restartPolicy") == "Always" for each in told)
 
 
 def by_exit_code(code: int, *, said: Sequence[str] = ()) -> Failure | None:
@@ -160,7 +174,7 @@ def _by_disruption(pod: Seen) -> Failure | None:
     if not found or found.get("status") != "True":
         return None
     kind = _BY_DISRUPTION.get(str(found.get("reason")), FailureKind.PREEMPTED)
-    return Failure(kind=kind, evidence=(f"DisruptionTarget: {_sentence(found)}", *_of_exit(pod)))
+    return Failure(kind=kind, evidence=(f"DisruptionTarget: {sentence(found)}", *_of_exit(pod)))
 
 
 def _by_reason(pod: Seen) -> Failure | None:
@@ -204,16 +218,6 @@ def _told(ended: Seen) -> Mapping[str, Any]:
     return told if isinstance(told, dict) and isinstance(told.get("exit_code"), int) else {}
 
 
-def by_events(events: Sequence[Seen], kinds: Collection[FailureKind]) -> Failure | None:
-    """Return what the newest event that speaks of one of these kinds says."""
-    for event in reversed(events):
-        reason, message = str(event.get("reason") or ""), str(event.get("message") or "")
-        kind = FailureKind.QUOTA if "exceeded quota" in message else _BY_EVENT.get(reason)
-        if kind is not None and kind in kinds:
-            return Failure(kind=kind, evidence=(_sentence(event),))
-    return None
-
-
 def _status(pod: Seen) -> Seen:
     status = pod.get("status")
     return status if isinstance(status, Mapping) else {}
@@ -229,13 +233,8 @@ def condition(pod: Seen, kind: str) -> Seen | None:
     return next((found for found in _status(pod).get("conditions") or () if found.get("type") == kind), None)
 
 
-def _sentence(found: Seen) -> str:
-    """Return a reason and its message as one line."""
-    return ": ".join(str(found[key]) for key in ("reason", "message") if found.get(key))
-
-
 def _of_status(pod: Seen) -> tuple[str, ...]:
-    words = _sentence(_status(pod))
+    words = sentence(_status(pod))
     return (words,) if words else (f"phase {phase(pod)}",)
 
 
@@ -247,5 +246,5 @@ def _of_exit(pod: Seen) -> tuple[str, ...]:
         if ended and ended.get("exitCode"):
             told = _told(ended)
             said = {"reason": ended.get("reason"), "message": told["message"]} if told.get("message") else ended
-            lines.append(f"exit code {_first_exit_code(ended)}, {_sentence(said)}".rstrip(", "))
+            lines.append(f"exit code {_first_exit_code(ended)}, {sentence(said)}".rstrip(", "))
     return tuple(lines)

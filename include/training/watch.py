@@ -7,18 +7,18 @@ ends nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from include.cluster.conditions import Rule, Verdict, decide
 from include.training.failures import Evidence, Failure, FailureKind, classify
-from include.training.pod_status import by_events, condition, is_waiting, phase, why_pending
+from include.training.pod_events import about, by_events, moment, seen_at
+from include.training.pod_status import condition, is_waiting, phase, what_is_awaited, why_pending
 from include.training.sweep import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from include.training.pod_status import Seen
+    from include.training.pod_events import Seen
 
 Reason = Literal["ended", "gone", "silent", "pending", "stuck", "too_long"]
 
@@ -208,8 +208,8 @@ class Watcher:
         return self._end("too_long", FailureKind.DEADLINE, f"running for {for_s:.0f} s, of {self.watch.running_s:.0f}")
 
     def _pending(self, sight: Sight, now_s: float) -> End | None:
-        found = _why_pending(sight)
-        text = "; ".join(found.evidence) if found else "no reason is given"
+        found = _why_pending(sight, num_pods=self.watch.num_pods)
+        text = "; ".join(found.evidence)
         self._running_since_s = None
         if self._pending_since_s is None:
             self._pending_since_s = now_s
@@ -218,8 +218,9 @@ class Watcher:
         self._say(f"{f'{num} of {self.watch.num_pods} pods run, and it' if num else 'it'} waits to run: {text}")
         if for_s < self.watch.pending_s:
             return None
-        kind = found.kind if found else FailureKind.UNSCHEDULABLE
-        return self._end("pending", kind, f"not running after {for_s:.0f} s, of {self.watch.pending_s:.0f}: {text}")
+        return self._end(
+            "pending", found.kind, f"not running after {for_s:.0f} s, of {self.watch.pending_s:.0f}: {text}"
+        )
 
     def _say(self, words: str) -> None:
         if words != self._said:
@@ -244,14 +245,22 @@ def _has_more_to_tell(sight: Sight) -> bool:
     return is_effect and any(phase(pod) == "Running" for pod in sight.pods)
 
 
-def _why_pending(sight: Sight) -> Failure | None:
+def _why_pending(sight: Sight, *, num_pods: int) -> Failure:
     for pod in sight.pods:
         if found := why_pending(pod, sight.events):
             return found
     owner = sight.owner or {}
     if Rule.parse("Suspended").holds(owner) or (owner.get("spec") or {}).get("suspend"):
         return Failure(kind=FailureKind.QUOTA, evidence=("suspended: its queue has not admitted it yet",))
-    return by_events(sight.events, (FailureKind.QUOTA, FailureKind.UNSCHEDULABLE))
+    if len(sight.pods) < num_pods and (
+        found := by_events(about(owner, sight.events), (FailureKind.QUOTA, FailureKind.SETUP))
+    ):
+        return found
+    for pod in sight.pods:
+        if is_waiting(pod):
+            return what_is_awaited(pod, sight.events)
+    missing = f"{len(sight.pods)} of {num_pods} pods are there, and no reason is given"
+    return Failure(kind=FailureKind.SETUP, evidence=(missing,))
 
 
 def _trimmed(pod: Seen) -> dict[str, Any]:
@@ -272,13 +281,6 @@ def _pending_in_the_cluster_s(sight: Sight) -> float:
     waits = [sight.owner or {}, *(pod for pod in sight.pods if is_waiting(pod))]
     changes = [found for each in waits for found in (each.get("status") or {}).get("conditions") or ()]
     times = [(each.get("metadata") or {}).get("creationTimestamp") for each in waits]
-    began = max(_at(text) for text in (*times, *(found.get("lastTransitionTime") for found in changes)))
-    seen = [at for event in sight.events if (at := _at(event.get("lastTimestamp")))]
+    began = max(moment(text) for text in (*times, *(found.get("lastTransitionTime") for found in changes)))
+    seen = [at for event in sight.events if (at := seen_at(event))]
     return max(0.0, max(seen) - began) if began and seen else 0.0
-
-
-def _at(timestamp: object) -> float:
-    try:
-        return datetime.fromisoformat(str(timestamp)).timestamp()
-    except ValueError:
-        return 0.0

@@ -7,6 +7,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from include.errors import ServiceError
 from include.training.failure_kinds import Failure, FailureKind
+from include.training.pod_events import about, seen_at
 from include.training.pod_status import phase
 from include.training.sweep import has_ended
 from include.training.watch import End, Sight, Watch, Watcher
@@ -94,12 +95,13 @@ class RemoteTrainingTrigger(BaseTrigger):
         """Return the events about objects, the newest last; without the right to read them there are none."""
         found: list[Any] = []
         try:
-            for name in dict.fromkeys(_name(each) for each in objects):
-                told = await self._api.get(self._path("events"), fieldSelector=f"involvedObject.name={name}") or {}
-                found.extend(told.get("items") or ())
+            for each in {_name(each): each for each in objects}.values():
+                about_it = f"involvedObject.name={_name(each)}"
+                told = await self._api.get(self._path("events"), fieldSelector=about_it) or {}
+                found.extend(about(each, told.get("items") or ()))
         except RefusedError:
             return []
-        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or ""))
+        return sorted(found, key=seen_at)
 
     async def _pass_on_logs(self, sight: Sight) -> None:
         if self._watch.until_gone:

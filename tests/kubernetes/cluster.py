@@ -210,7 +210,8 @@ class Cluster:
         """Make room for a pod of a higher priority."""
         key = self._disrupt(name, namespace, "PreemptionByScheduler", "default-scheduler: preempting")
         if key in self.store.objects:
-            self.kubelets.event(key, "Normal", "Preempted", "Preempted by pod 1b8d in namespace urgent on node gpu-0")
+            says = "Preempted by pod 1b8d in namespace urgent on node gpu-0"
+            self.kubelets.event(key, "Normal", "Preempted", says, by_scheduler=True)
 
     def _disrupt(self, name: str, namespace: str | None, reason: str, message: str) -> Key:
         with self.lock:

@@ -66,17 +66,27 @@ class Kubelets:
                 return key
         raise KeyError(name)
 
-    def event(self, key: Key, kind: str, reason: str, message: str) -> None:
-        """Write an event about an object."""
-        found, at = self.store.objects[key], timestamp(self.store.agenda.at)
-        names = {"namespace": key.namespace, "name": key.name, "uid": found["metadata"]["uid"]}
-        about = {"kind": found.get("kind", "Pod"), "apiVersion": key.group, **names}
-        says = {"type": kind, "reason": reason, "message": message, "count": 1}
-        times = {"firstTimestamp": at, "lastTimestamp": at, "eventTime": None}
+    def event(self, key: Key, kind: str, reason: str, message: str, *, by_scheduler: bool = False) -> None:
+        """Write an event about an object, as kubelets and controllers do, or with the scheduler's other times."""
+        at, fine = timestamp(self.store.agenda.at), timestamp(self.store.agenda.at, fine=True)[:-4] + "Z"
+        names = {"namespace": key.namespace, "name": key.name, "uid": self.store.objects[key]["metadata"]["uid"]}
+        about = {"kind": self.store.objects[key].get("kind", "Pod"), "apiVersion": key.group, **names}
+        says = {"type": kind, "reason": reason, "message": message, "involvedObject": about}
+        if by_scheduler and (before := self._said(says)):
+            before["series"] = {"count": (before.get("series") or {}).get("count", 1) + 1, "lastObservedTime": fine}
+            return
+        times: Object = {"firstTimestamp": at, "lastTimestamp": at, "eventTime": None, "count": 1}
+        if by_scheduler:
+            times = {"firstTimestamp": None, "lastTimestamp": None, "eventTime": fine, "action": "Scheduling"}
         self.store.create(
             Key("v1", "events", key.namespace, f"{key.name}.{self.store.version:x}"),
-            {"apiVersion": "v1", "kind": "Event", "metadata": {}, "involvedObject": about, **says, **times},
+            {"apiVersion": "v1", "kind": "Event", "metadata": {}, **says, **times},
         )
+
+    def _said(self, says: Object) -> Object | None:
+        """Return an event that says the same already."""
+        events = (found for key, found in self.store.objects.items() if key.kind == "events")
+        return next((found for found in events if says.items() <= found.items()), None)
 
     def condition(self, key: Key, kind: str, status: str, reason: str = "", message: str = "") -> None:
         """Set a condition of a pod."""
@@ -136,14 +146,15 @@ class Kubelets:
         if isinstance(node, str):
             self.condition(key, "PodScheduled", "False", "Unschedulable", node)
             self.store.changed(key)
-            self.event(key, "Warning", "FailedScheduling", node)
+            self.event(key, "Warning", "FailedScheduling", node, by_scheduler=True)
             self.later(_RESCHEDULE_S, key, pod["metadata"]["uid"], self.schedule)
             return
         pod["spec"]["nodeName"] = node.name
         pod["status"]["startTime"] = timestamp(self.store.agenda.at)
         self.condition(key, "PodScheduled", "True")
         self._contain(key, lambda _name: {"waiting": {"reason": "ContainerCreating"}})
-        self.event(key, "Normal", "Scheduled", f"Successfully assigned {key.namespace}/{key.name} to {node.name}")
+        placed = f"Successfully assigned {key.namespace}/{key.name} to {node.name}"
+        self.event(key, "Normal", "Scheduled", placed, by_scheduler=True)
         self.later(self.pull_s, key, pod["metadata"]["uid"], self._start)
 
     def _all_placed(self) -> list[tuple[Key, Object]]:

@@ -390,6 +390,19 @@ def test_a_pod_that_no_node_takes_says_why_and_is_given_up(world: World) -> None
     assert world.cluster.pods == []
 
 
+def test_what_was_said_of_an_earlier_pod_is_not_said_of_this_one(world: World) -> None:
+    world.kubelets.pull_s = 200.0
+    world.trainer.work_s = 1500
+    full = "0/3 nodes are available"
+    after(world, 0.1, lambda: world.kubelets.event(world.kubelets.find(name_of(world)), "Warning", "FailedMount", full))
+    after(world, 250, lambda: world.cluster.remove(name_of(world)))
+    assert world.run() == "success"
+    before, _, afterwards = log(world).partition("it was deleted from outside")
+    assert f"it waits to run: FailedMount: {full}" in before
+    assert "it waits to run: its node has not started it yet" in afterwards
+    assert full not in afterwards
+
+
 def test_a_missing_image_is_named(world: World) -> None:
     world.kubelets.missing_images.add("trainer:1")
     assert world.run() == "failed"

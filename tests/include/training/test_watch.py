@@ -165,6 +165,97 @@ def test_a_gang_runs_when_all_of_its_pods_run(pods: list[Any], events: list[Any]
     assert whole.words == ""
 
 
+def of_node(**status: Any) -> dict[str, Any]:
+    """Return a pod that has its node and does not run yet."""
+    return pod("Pending", conditions=[{"type": "PodScheduled", "status": "True"}], **status)
+
+
+def init(*states: str, restart: str = "") -> dict[str, Any]:
+    """Return a pod on its node with init containers in these states."""
+    found = of_node(initContainerStatuses=[{"name": f"init-{n}", "state": {s: {}}} for n, s in enumerate(states)])
+    found["spec"]["initContainers"] = [{"name": f"init-{n}", "restartPolicy": restart} for n in range(len(states))]
+    return found
+
+
+def told(reason: str, message: str = "words", at: str = "2026-01-01T00:00:05Z", **others: Any) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "lastTimestamp": at, **others}
+
+
+NO_ROOM = told("FailedScheduling", "0/3 nodes are available")
+NO_SECRET = 'MountVolume.SetUp failed for volume "cache" : secret "x" not found'
+
+
+@pytest.mark.parametrize(
+    ("seen", "events", "words", "kind"),
+    [
+        (pod("Pending"), [], "no reason is given", K.UNSCHEDULABLE),
+        (pod("Pending"), [NO_ROOM], "FailedScheduling: 0/3 nodes are available", K.UNSCHEDULABLE),
+        (of_node(), [NO_ROOM], "its node has not started it yet", K.PREFLIGHT),
+        (of_node(), [NO_ROOM, told("Scheduled"), told("Pulling", "Pulling x")], "Pulling: Pulling x", K.IMAGE),
+        (of_node(), [NO_ROOM, told("FailedMount", NO_SECRET)], f"FailedMount: {NO_SECRET}", K.SETUP),
+        (of_node(), [told("FailedMount"), told("Pulling")], "Pulling: words", K.IMAGE),
+        (of_node(), [told("Pulling"), told("Pulled")], "its node has not started it yet", K.PREFLIGHT),
+        (of_node(), [NO_ROOM, told("FailedCreatePodSandBox", "cni")], "FailedCreatePodSandBox: cni", K.PREFLIGHT),
+        (of_node(), [told("Failed", "Failed to pull image")], "Failed: Failed to pull image", K.IMAGE),
+        (init("terminated", "running"), [told("Pulling")], "its init container init-1 still runs", K.SETUP),
+        (init("running", restart="Always"), [told("Pulling")], "Pulling: words", K.IMAGE),
+    ],
+)
+def test_a_pod_waits_for_what_its_node_or_the_scheduler_says_of_it(
+    seen: dict[str, Any], events: list[dict[str, Any]], words: str, kind: FailureKind
+) -> None:
+    watcher = Watcher(watch=POD)
+    assert watcher.decide(sight(seen, *events), now_s=0) is None
+    assert watcher.words == f"it waits to run: {words}"
+    end = watcher.decide(sight(seen, *events), now_s=300)
+    assert end is not None
+    assert end.failure is not None
+    assert (end.reason, end.failure.kind) == ("pending", kind)
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "words", "kind"),
+    [
+        ([], [], "0 of 2 pods are there, and no reason is given", K.SETUP),
+        ([], [told("FailedCreate", 'serviceaccount "a" not found')], 'FailedCreate: serviceaccount "a"', K.SETUP),
+        ([], [told("FailedCreate", "exceeded quota: gpus")], "FailedCreate: exceeded quota: gpus", K.QUOTA),
+        ([of_node()] * 2, [told("FailedCreate", "exceeded quota: gpus")], "its node has not", K.PREFLIGHT),
+    ],
+)
+def test_a_job_says_what_keeps_it_from_making_its_pods(
+    pods: list[Any], events: list[Any], words: str, kind: FailureKind
+) -> None:
+    seen = Sight(owner=job(), pods=pods, events=events)
+    watcher = Watcher(watch=JOB)
+    assert watcher.decide(seen, now_s=0) is None
+    assert f"it waits to run: {words}" in watcher.words
+    end = watcher.decide(seen, now_s=300)
+    assert end is not None
+    assert end.failure is not None
+    assert end.failure.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("times", "is_over"),
+    [
+        ({"lastTimestamp": "2026-01-01T00:05:00Z"}, True),
+        ({"lastTimestamp": None, "eventTime": "2026-01-01T00:05:00.000000Z"}, True),
+        ({"lastTimestamp": None, "eventTime": "2026-01-01T00:00:01.000000Z"}, False),
+        (
+            {
+                "lastTimestamp": None,
+                "eventTime": "2026-01-01T00:00:01.000000Z",
+                "series": {"count": 9, "lastObservedTime": "2026-01-01T00:05:00.000000Z"},
+            },
+            True,
+        ),
+    ],
+)
+def test_the_schedulers_own_times_count(times: dict[str, Any], is_over: bool) -> None:
+    end = last(POD, (0, sight(pod("Pending"), NO_ROOM | times)))
+    assert (end is not None) == is_over
+
+
 def test_a_job_that_is_queued_again_waits_anew() -> None:
     suspended = {
         "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
