@@ -25,6 +25,7 @@ class Evidence:
         exit_code: Of the trainer; negative: the signal that ended a child process. None: not known.
         pods: Its pods, each as it was last seen; empty for a child process.
         events: Kubernetes' events about them.
+        has_ended: Whether the trainer itself has ended in all of its pods, whatever else still runs in them.
         is_gone: Whether what ran it is there no more: no pod, no process.
         stopped: Why the watcher itself ended it or gave it up, if it did.
         said: The last lines that the trainer printed.
@@ -33,6 +34,7 @@ class Evidence:
     exit_code: int | None = None
     pods: Sequence[Seen] = ()
     events: Sequence[Seen] = ()
+    has_ended: bool = False
     is_gone: bool = False
     stopped: Failure | None = None
     said: Sequence[str] = ()
@@ -41,7 +43,7 @@ class Evidence:
     def is_over(self) -> bool:
         """Whether nothing more will come of it."""
         phases = [phase(pod) for pod in self.pods]
-        ended = bool(phases) and (all(p == "Succeeded" for p in phases) or "Failed" in phases)
+        ended = (bool(phases) and (all(p == "Succeeded" for p in phases) or "Failed" in phases)) or self.has_ended
         return self.exit_code is not None or self.is_gone or self.stopped is not None or ended
 
 

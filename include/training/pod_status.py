@@ -111,6 +111,14 @@ def is_waiting(pod: Seen) -> bool:
     return phase(pod) in ("Pending", "Unknown")
 
 
+def has_container_ended(pod: Seen, name: str) -> bool:
+    """Return whether a container of a pod has ended, or all of the pod."""
+    if phase(pod) in ("Succeeded", "Failed"):
+        return True
+    states = [each.get("state", {}) for each in _status(pod).get("containerStatuses") or () if each.get("name") == name]
+    return any("terminated" in state for state in states)
+
+
 def exit_code(pod: Seen) -> int | None:
     """Return the exit code of the container that failed first, else 0 if all ended; None while one goes on."""
     states = [container.get("state", {}).get("terminated") for container in _containers(pod)]
@@ -225,7 +233,7 @@ def _status(pod: Seen) -> Seen:
 
 def _containers(pod: Seen) -> Sequence[Seen]:
     status = _status(pod)
-    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
 
 
 def condition(pod: Seen, kind: str) -> Seen | None:

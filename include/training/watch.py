@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from include.cluster.conditions import Rule, Verdict, decide
 from include.training.failures import Evidence, Failure, FailureKind, classify
 from include.training.pod_events import about, by_events, moment, seen_at
-from include.training.pod_status import condition, is_waiting, phase, what_is_awaited, why_pending
+from include.training.pod_status import condition, has_container_ended, is_waiting, phase, what_is_awaited, why_pending
 from include.training.sweep import has_ended
 
 if TYPE_CHECKING:
@@ -115,7 +115,13 @@ class End:
     @property
     def evidence(self) -> Evidence:
         """What it says of the training's end."""
-        return Evidence(pods=self.pods, events=self.events, is_gone=self.reason == "gone", stopped=self.failure)
+        return Evidence(
+            pods=self.pods,
+            events=self.events,
+            has_ended=self.reason == "ended" and bool(self.pods),
+            is_gone=self.reason == "gone",
+            stopped=self.failure,
+        )
 
 
 @dataclass(kw_only=True)
@@ -133,6 +139,7 @@ class Watcher:
     _silent_since_s: float | None = None
     _ending_since_s: float | None = None
     _running_since_s: float | None = None
+    _is_over: bool = False
     _last: Sight = field(default_factory=lambda: Sight(owner=None))
     _said: str = ""
 
@@ -168,6 +175,8 @@ class Watcher:
     def _ended(self, sight: Sight) -> End | None:
         if self.watch.until_gone:
             return None
+        if self._is_over_beside_others(sight):
+            return self._end("ended")
         if not self.watch.selector:
             return self._end("ended") if Evidence(pods=sight.pods).is_over else None
         verdict, words = decide(sight.owner, until=_COMPLETE, failed_if=_FAILED)
@@ -179,6 +188,16 @@ class Watcher:
             return None if _has_more_to_tell(sight) else self._end("ended")
         lost = any(reason in words for reason in _FAILED_BY_A_POD)  # a pod that failed by itself would still be there
         return self._end("ended", FailureKind.VANISHED if lost else FailureKind.UNKNOWN, words)
+
+    def _is_over_beside_others(self, sight: Sight) -> bool:
+        """Return whether all trainers have ended while a pod goes on, as one does with a proxy that was put into it.
+
+        That must be seen twice: a pod's phase may come later than the end of its only container.
+        """
+        ends = [has_container_ended(pod, self.watch.container) for pod in sight.pods]
+        was_over = self._is_over
+        self._is_over = len(ends) >= self.watch.num_pods and all(ends) and any(map(_goes_on, sight.pods))
+        return was_over and self._is_over
 
     def _is_waiting(self, sight: Sight) -> bool:
         """Return whether a pod does not run yet; one that was there may be gone, as soon as its owner says so."""
@@ -228,7 +247,7 @@ class Watcher:
 
     def _end(self, reason: Reason, kind: FailureKind | None = None, text: str = "") -> End:
         failure = Failure(kind=kind, evidence=(text,)) if kind else None
-        pods = [_trimmed(pod) for pod in self._last.pods]
+        pods = [_trimmed(pod, first=self.watch.container) for pod in self._last.pods]
         events = [{key: event.get(key) for key in ("reason", "message")} for event in self._last.events[-_NUM_EVENTS:]]
         return End(reason=reason, failure=failure, pods=pods, events=events)
 
@@ -263,9 +282,15 @@ def _why_pending(sight: Sight, *, num_pods: int) -> Failure:
     return Failure(kind=FailureKind.SETUP, evidence=(missing,))
 
 
-def _trimmed(pod: Seen) -> dict[str, Any]:
-    """Return a pod without its spec, whose environment is nobody's business."""
-    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+def _goes_on(pod: Seen) -> bool:
+    return phase(pod) == "Running"
+
+
+def _trimmed(pod: Seen, *, first: str) -> dict[str, Any]:
+    """Return a pod without its spec, whose environment is nobody's business; the trainer's container comes first."""
+    metadata, status = pod.get("metadata") or {}, dict(pod.get("status") or {})
+    if "containerStatuses" in status:
+        status["containerStatuses"] = sorted(status["containerStatuses"], key=lambda each: each.get("name") != first)
     return {
         "metadata": {key: metadata.get(key) for key in _OF_METADATA},
         "status": {key: status[key] for key in _OF_STATUS if key in status},

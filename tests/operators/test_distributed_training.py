@@ -11,6 +11,7 @@ from airflow.sdk import DAG
 from include.training.commit import VARIABLE
 from include.training.result import write_result
 from operators.distributed_training import DistributedTrainingOperator
+from tests.kubernetes.containers import sleep_and_exit
 from tests.kubernetes.fates import Fate
 from tests.kubernetes.trainer import _result
 from tests.kubernetes.world import COMMIT, MODEL, World, snapshot_of
@@ -126,6 +127,21 @@ def test_a_dead_worker_leaves_the_job_to_the_next_try(world: World) -> None:
     assert world.run() == "success"
     assert world.airflow.fates[0].happened
     assert len(objects(world, "jobs")) == 1
+
+
+@pytest.mark.parametrize("kind", ["job", "trainjob"])
+def test_all_have_ended_when_their_trainers_have_whatever_goes_on_beside_them(world: World, kind: Any) -> None:
+    def inject(pod: Object) -> None:
+        pod["spec"]["containers"].append({"name": "istio-proxy", "image": "proxy:1"})
+
+    world.cluster.quota = inject
+    world.kubelets.program = lambda pod, container: (
+        sleep_and_exit(1e6) if container["name"] == "istio-proxy" else world.trainer
+    )(pod, container)
+    world.make_operator = lambda job: operator(snapshot_of(job), kind=kind)
+    assert world.run() == "success"
+    assert world.airflow.ended_at_s < 700
+    assert (world.airflow.num_tries, world.num_left, len(world.trainer.runs)) == (1, 0, 1)
 
 
 def settle_train_job(world: World, *, result: bool, condition: str, reason: str = "Told") -> None:

@@ -28,6 +28,7 @@ from operators import remote_work
 from operators.gpu_training_pod import GpuTrainingPodOperator
 from operators.retries import NUM_MACHINE_TRIES
 from sensors.triggers.remote_training import RemoteTrainingTrigger
+from tests.kubernetes.containers import sleep_and_exit
 from tests.kubernetes.faults import Fault
 from tests.kubernetes.orchestration import Fate
 from tests.kubernetes.trainer import _result
@@ -540,6 +541,44 @@ def test_killed_workers_leave_the_retries_to_failures_of_the_task_itself(
     assert kept["tradewind_failures"] == {"max_tries": retries + NUM_MACHINE_TRIES, "tries": [4]}
 
 
+# --- what a site puts into pods ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxied(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Put a proxy before the trainer in each pod, which ends only when it is told to, and with another exit code."""
+
+    def hook(built: k8s.V1Pod) -> None:
+        built.spec.containers.insert(0, k8s.V1Container(name="istio-proxy", image="proxy:1"))
+
+    monkeypatch.setattr("airflow.providers.cncf.kubernetes.operators.pod.pod_mutation_hook", hook)
+    world.kubelets.program = lambda pod, container: (
+        world.trainer(pod, container) if container["name"] == "base" else sleep_and_exit(1e6)(pod, container)
+    )
+    return world
+
+
+def test_a_training_has_ended_when_its_trainer_has_whatever_goes_on_beside_it(proxied: World) -> None:
+    assert proxied.run() == "success"
+    assert proxied.airflow.ended_at_s < 700
+    assert (proxied.airflow.num_tries, created(proxied), proxied.cluster.pods) == (1, 1, [])
+    assert "done" in log(proxied)
+
+
+@pytest.mark.parametrize(("flaw", "kind"), [("bad_data", "bad_data"), ("no_result", "no_result")])
+def test_how_it_ended_is_said_by_the_trainers_own_exit_code(proxied: World, flaw: Any, kind: str) -> None:
+    proxied.trainer.flaw = flaw
+    assert proxied.run() == "failed"
+    assert f"got {kind}: " in proxied.airflow.errors[0]
+    assert (proxied.airflow.num_tries, created(proxied), proxied.num_left) == (1, 1 if kind == "bad_data" else 2, 0)
+
+
+def test_machines_that_take_it_away_use_up_no_retry_either(proxied: World) -> None:
+    after(proxied, 200, lambda: proxied.cluster.evict(name_of(proxied)))
+    assert proxied.run() == "success"
+    assert (proxied.airflow.num_tries, created(proxied), proxied.trainer.num_overlaps) == (1, 2, 0)
+
+
 # --- one truth --------------------------------------------------------------------------------------------------------
 
 
@@ -566,8 +605,6 @@ def test_the_last_words_of_a_pod_that_vanished_are_in_the_log(world: World) -> N
 
 
 def test_an_exit_code_of_0_without_a_result_is_no_success(world: World) -> None:
-    from tests.kubernetes.containers import sleep_and_exit
-
     world.kubelets.program = sleep_and_exit()
     assert world.run() == "failed"
     (error,) = world.airflow.errors

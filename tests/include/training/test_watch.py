@@ -165,6 +165,36 @@ def test_a_gang_runs_when_all_of_its_pods_run(pods: list[Any], events: list[Any]
     assert whole.words == ""
 
 
+def beside(phase: str, **states: str) -> dict[str, Any]:
+    told = [
+        {"name": name, "state": {state: {"exitCode": 0} if state == "terminated" else {}}}
+        for name, state in states.items()
+    ]
+    return pod(phase, containerStatuses=told)
+
+
+@pytest.mark.parametrize(
+    ("watch", "pods", "is_over"),
+    [
+        (POD, [beside("Running", base="running", proxy="running")], False),
+        (POD, [beside("Running", base="terminated", proxy="running")], True),
+        (POD, [beside("Running", base="running", proxy="terminated")], False),
+        (JOB, [beside("Running", base="terminated", proxy="running")], False),
+        (JOB, [beside("Running", base="terminated", proxy="running"), beside("Running", base="running")], False),
+        (JOB, [beside("Running", base="terminated", proxy="running"), beside("Succeeded", base="terminated")], True),
+        (JOB, [beside("Succeeded", base="terminated")] * 2, False),  # its controller says so, and how
+    ],
+)
+def test_a_training_is_over_when_its_trainers_have_ended(watch: Watch, pods: list[Any], is_over: bool) -> None:
+    owner = pods[0] if watch is POD else job()
+    seen = Sight(owner=owner, pods=pods)
+    watcher = Watcher(watch=watch)
+    assert watcher.decide(seen, now_s=0) is None  # a pod's phase may come later than the end of its only container
+    end = watcher.decide(seen, now_s=5)
+    assert (end.reason if end else None) == ("ended" if is_over else None)
+    assert end is None or end.evidence.is_over
+
+
 def of_node(**status: Any) -> dict[str, Any]:
     """Return a pod that has its node and does not run yet."""
     return pod("Pending", conditions=[{"type": "PodScheduled", "status": "True"}], **status)
