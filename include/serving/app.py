@@ -227,11 +227,11 @@ async def inference_told(request: web.Request, handler: Handler) -> web.StreamRe
     """Count and trace inference requests and their answers, errors too."""
     if request.match_info.handler is not _infer:
         return await handler(request)
-    engine, in_hand = request.app[ENGINE], request.app[IN_HAND]
+    app = request.app
+    engine, in_hand, tracing = app[ENGINE], app[IN_HAND], app[TRACING]
     model = request.match_info["model"]
     started = time.perf_counter()
     response: web.StreamResponse | None = None
-    tracing = request.app[TRACING]
     trace = request[TRACE] = tracing.begin(request.headers, model=model) if tracing else NO_TRACE
     in_hand.num_begun += 1
     try:

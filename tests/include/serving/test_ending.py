@@ -43,7 +43,7 @@ def answer(connection: socket.socket) -> bytes:
 def refuses(server: RunningModelServer) -> bool:
     try:
         connect(server).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was closed while it listened to this one
         return True
     return False
 
