@@ -4,18 +4,18 @@
 rising share of them (canary), and makes it the champion; or, when a stage fails, takes it out again. A first version
 has nobody to be compared with: after its golden requests it becomes champion, recorded as a bootstrap.
 
-**When.** A version passed its gates (the challenger asset). By hand: Trigger with a partition key such as `2013-06`;
-the parameter `version` deploys another version than the one with the alias `challenger`.
+**When.** A version passed its gates (the challenger asset): that one, or none if a newer one took over while the run
+waited. By hand: Trigger with a partition key such as `2013-06`; without `version` it is the alias `challenger`'s.
 
-**In.** MLflow's alias `challenger`, the version's package, the model server's counters.
+**In.** The version's package, what MLflow says of it, the model server's counters.
 
 **Out.** The model server's routes, MLflow's alias `champion`, entries in the ledger for each stage with its evidence,
-and the events `champion` (if it was promoted) and `closed` (in both cases: the partition's decisions are all taken).
+and the events `champion` (if it was promoted) and `closed` (in all cases: the partition's decisions are all taken).
 
-**If it fails.** A stage that failed is the verdict on the version: its task is red, `roll_back` has taken it out, the
-champion answers everything, and the ledger says why. To begin again, trigger with the parameter `version`. If
-`roll_back` failed too, the partition is not closed yet: clear `promote` if its message says so, else `roll_back`, and
-it goes on. Servers that are away are waited for, some minutes. Approval: in the UI, under Required Actions.
+**If it fails.** A stage that failed is the verdict on the version: `roll_back` has taken it out, the champion answers
+everything, and the ledger says why. To begin again, trigger with `version`. If `roll_back` failed too, the partition is
+not closed yet: clear `promote` if its message says so, else `roll_back`, and it goes on. Servers that are away are
+waited for, some minutes. Approval: in the UI, under Required Actions; it names the version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, chain
 
 from operators.assets import challenger_asset, champion_asset, closed_asset
@@ -33,8 +32,8 @@ from operators.notifiers.slack import SlackNotifier, alert_on_failure
 from operators.promote_model import PromoteModelOperator
 from operators.retries import retry_args
 from operators.roll_back_model import RollBackModelOperator
-from operators.rollout_tasks import APPROVED_BY, approval_tasks, comparison_tasks
-from operators.rollouts import ATTEMPTED_VERSION
+from operators.rollout_tasks import approver, choice_tasks, comparison_tasks, end_tasks
+from operators.rollouts import ATTEMPTED_VERSION, CHOSEN_VERSION, SKIPS_SUPERSEDED
 
 if TYPE_CHECKING:
     from include.spec import ModelSpec
@@ -82,21 +81,22 @@ def build(spec: ModelSpec) -> DAG:
             "on_failure_callback": alert_on_failure(spec.name),
         },
     ) as dag:
-        approvals, stages = approval_tasks(spec), comparison_tasks(spec)
+        choice, stages = choice_tasks(spec), comparison_tasks(spec)
         deploy = DeployModelOperator(
             task_id="deploy",
             model=spec.name,
-            version="{{ params.version or '' }}",
+            version=CHOSEN_VERSION,
             force="{{ params.force }}",
-            approved_by=APPROVED_BY if approvals else "",
+            approved_by=approver(spec),
+            skip_if_superseded=SKIPS_SUPERSEDED,
             rival_task_ids=[stage.task_id for stage in stages],
         )
         told = SlackNotifier(model=spec.name, text=_OUTCOME)
         promote = PromoteModelOperator(
             task_id="promote",
             model=spec.name,
-            approved_by=APPROVED_BY if approvals else "",
-            trigger_rule="none_failed",  # the stages of a first version are skipped
+            approved_by=approver(spec),
+            trigger_rule="none_failed_min_one_success",  # a first version skips the stages, a superseded one all
             outlets=[champion_asset(spec.name), closed_asset(spec.name)],
             on_success_callback=told,
         )
@@ -108,10 +108,8 @@ def build(spec: ModelSpec) -> DAG:
             outlets=[closed_asset(spec.name)],
             on_success_callback=told,
         )
-        # A leaf that fails with `promote`: `roll_back` as the only one would make a run that rolled back succeed.
-        ended = EmptyOperator(task_id="ended")
-        compared = [*approvals, deploy, *stages]
-        chain(*compared, promote, ended)
+        compared = [*choice, deploy, *stages]
+        chain(*compared, promote, end_tasks(spec))
         deploy >> promote
         [*compared, promote] >> roll_back
     return dag

@@ -28,6 +28,8 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         version: Version to deploy; empty: the one with the alias `challenger`.
         force: Deploy a version although the champion knows newer data ("True" from a template counts).
         approved_by: Who approved the rollout, for the ledger.
+        skip_if_superseded: Whether a `version` that is older than the champion is recorded as superseded and the task
+            skipped, as for one that waited while a newer one took over, rather than refused ("True" counts).
         rival_task_ids: Tasks that compare with a champion; skipped when there is none, or when it is this version.
         mlflow_conn_id: Connection of the model registry.
         model_server_conn_id: Connection of the model server.
@@ -38,7 +40,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
     """
 
     inherits_from_skipmixin = True
-    template_fields: ClassVar[Sequence[str]] = ("partition", "version", "force", "approved_by")
+    template_fields: ClassVar[Sequence[str]] = ("partition", "version", "force", "approved_by", "skip_if_superseded")
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         version: str = "",
         force: bool | str = False,
         approved_by: str = "",
+        skip_if_superseded: bool | str = False,
         rival_task_ids: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -55,12 +58,14 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         self.version = version
         self.force = force
         self.approved_by = approved_by
+        self.skip_if_superseded = skip_if_superseded
         self.rival_task_ids = rival_task_ids
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Deploy the version and return what was found.
 
         Raises:
+            AirflowSkipException: A newer version has taken over.
             PartitionError: The run has no partition key, or one that does not exist.
             NotFoundError: There is no such version, or no challenger.
             CorruptArtifactError: Its package does not match its digest, or its graph crashes, hangs or does not run.
@@ -69,6 +74,8 @@ class DeployModelOperator(RolloutOperator, SkipMixin):
         """
         partitions.require(self.partition, source=load_spec(self.model).source, model=self.model)
         rollout = self.rollout(context)
+        if self.version and str(self.skip_if_superseded) == "True":
+            self.skip_superseded(rollout, self.version)
         deployment = rollout.deploy(self.version or None, force=str(self.force) == "True", approved_by=self.approved_by)
         found = asdict(deployment)
         self.log.info("%s v%s is loaded beside champion %s", self.model, deployment.version, deployment.champion)

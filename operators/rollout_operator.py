@@ -3,7 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
+from include.rollout.choosing import supersede
 from operators.assets import champion_asset, closed_asset
 from operators.hooks.ledger import LedgerHook
 from operators.hooks.mlflow import MlflowHook
@@ -52,6 +54,20 @@ class RolloutOperator(BaseOperator):
             model_server_conn_id=self.model_server_conn_id,
             ledger_conn_id=self.ledger_conn_id,
         )
+
+    def skip_superseded(self, rollout: Rollout, version: str) -> None:
+        """End the task as skipped, and say so in the ledger, if a champion that knows newer data has taken over.
+
+        Raises:
+            AirflowSkipException: It has.
+        """
+        entry = supersede(rollout, version)
+        if entry is not None:
+            raise AirflowSkipException(
+                f"{self.model} v{version} must know data to {entry.evidence['champion_window_end']} as champion "
+                f"v{entry.evidence['by']} does; got {entry.evidence['window_end'] or 'no window'}: it is superseded. "
+                "The routes stay as they are. Trigger with `version` and `force` to deploy it all the same."
+            )
 
     def announce(self, context: Context, found: Mapping[str, Any]) -> None:
         """Fill the events `champion` and `closed` of those that the task emits."""

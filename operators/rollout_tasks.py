@@ -1,12 +1,16 @@
-"""The tasks of a rollout that exist only if the model's spec asks for them."""
+"""The tasks of a rollout that depend on the model's spec."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
+from operators.assets import closed_asset
+from operators.choose_version import ChooseVersionOperator
+from operators.rollouts import ASKED_VERSION, CHOSEN_VERSION, SKIPS_SUPERSEDED
 from operators.shift_traffic import ShiftTrafficOperator
 from sensors.canary_settled import CanarySettledSensor
 
@@ -15,27 +19,44 @@ if TYPE_CHECKING:
 
     from include.spec import ModelSpec
 
-APPROVED_BY = "{{ ((ti.xcom_pull(task_ids='approve') or {}).get('responded_by_user') or {}).get('name') or '' }}"
-"""Who approved the rollout, when the spec asks for approval; else empty."""
+_APPROVED_BY = "{{ ((ti.xcom_pull(task_ids='approve') or {}).get('responded_by_user') or {}).get('name') or '' }}"
+_BODY = """{% set chosen = ti.xcom_pull(task_ids='choose') -%}
+Version {{ chosen['version'] }}, trained on {{ chosen['window'] or 'an unknown window' }}, would take over from
+{{ 'champion ' ~ chosen['champion'] if chosen['champion'] else 'nobody' }}. Its gates:
+
+{% for gate in chosen['gates'] %}- {{ gate }}
+{% endfor %}
+Its model card is in MLflow, at that version. Rejecting takes that version out, and no other."""
 
 _WAIT_FOR_PEOPLE = timedelta(days=7)
 _MARGIN = timedelta(minutes=5)
 
 
-def approval_tasks(spec: ModelSpec) -> list[BaseOperator]:
-    """Return the task that waits for a person, if the spec asks for one; a rejection fails it, so it is rolled back."""
+def approver(spec: ModelSpec) -> str:
+    """Return the template of who approved the rollout; empty if the spec asks nobody."""
+    return _APPROVED_BY if spec.rollout.approval else ""
+
+
+def choice_tasks(spec: ModelSpec) -> list[BaseOperator]:
+    """Return the tasks that say which version is deployed: the choice, and a person's approval if the spec asks for it.
+
+    A rejection fails the run, so that the version that was asked about is taken out, and no other.
+    """
+    choose = ChooseVersionOperator(
+        task_id="choose", model=spec.name, version=ASKED_VERSION, skip_if_superseded=SKIPS_SUPERSEDED
+    )
     if not spec.rollout.approval:
-        return []
+        return [choose]
     approve = ApprovalOperator(
         task_id="approve",
-        subject=f"Deploy a new version of {spec.name}?",
-        body="Its model card is in MLflow, at the version with the alias challenger. Rejecting it rolls it back.",
+        subject=f"Deploy {spec.name} v{CHOSEN_VERSION}?",
+        body=_BODY,
         response_timeout=_WAIT_FOR_PEOPLE,
         execution_timeout=None,  # it would end the wait
         fail_on_reject=True,
         retries=0,  # a retry would ask again
     )
-    return [approve]
+    return [choose, approve]
 
 
 def comparison_tasks(spec: ModelSpec) -> list[BaseOperator]:
@@ -53,3 +74,12 @@ def comparison_tasks(spec: ModelSpec) -> list[BaseOperator]:
         tasks.append(ShiftTrafficOperator(task_id=f"shift_{step}", model=spec.name, share_pct=share_pct))
         tasks.append(CanarySettledSensor(task_id=f"settled_{step}", share_pct=share_pct, **waiting))
     return tasks
+
+
+def end_tasks(spec: ModelSpec) -> list[BaseOperator]:
+    """Return what follows the promotion: a leaf that fails with it, and what closes the partition if all was skipped.
+
+    With `roll_back` as the only leaf, a run that rolled back would succeed.
+    """
+    closed = EmptyOperator(task_id="closed", outlets=[closed_asset(spec.name)], trigger_rule="all_skipped")
+    return [EmptyOperator(task_id="ended"), closed]

@@ -18,12 +18,27 @@ if TYPE_CHECKING:
     from include.rollout.target import DeploymentTarget
     from include.spec import ModelSpec
 
+_TOLD_VERSION = (
+    "(triggering_asset_events.values() | sum(start=[]) | sort(attribute='timestamp') | map(attribute='extra.version') "
+    "| list | last | default('', true))"
+)
+
+ASKED_VERSION = f"{{{{ params.version or {_TOLD_VERSION} }}}}"
+"""The version that a person named, or that the event names which started the run; empty: the one with the alias."""
+
+SKIPS_SUPERSEDED = "{{ triggering_asset_events | length > 0 and not (params.version or params.force) }}"
+"""Whether an event started the run, which may have waited while a newer version took over: nobody named the version."""
+
+CHOSEN_VERSION = "{{ ti.xcom_pull(task_ids='choose')['version'] }}"
+"""The version that the task `choose` of the same run chose."""
+
 DEPLOYED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or '' }}"
 """The version that the task `deploy` of the same run resolved; empty when it did not get that far."""
 
-
-ATTEMPTED_VERSION = "{{ (ti.xcom_pull(task_ids='deploy') or {}).get('version') or params.version or '' }}"
-"""The version that `deploy` resolved or was to deploy; empty when it was to look for the alias `challenger`."""
+ATTEMPTED_VERSION = (
+    f"{{{{ (ti.xcom_pull(task_ids='choose') or {{}}).get('version') or params.version or {_TOLD_VERSION} }}}}"
+)
+"""The version that `choose` chose or was to choose; empty when it was to look for the alias `challenger`."""
 
 
 def rollout_of(

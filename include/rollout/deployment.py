@@ -71,9 +71,14 @@ def known_champion(ledger: Ledger, model: str, *, routed: str, after: int) -> st
     return recorded
 
 
+def knows_less(challenger: ModelVersion, champion: ModelVersion) -> bool:
+    """Return whether a challenger's training data end before the champion's."""
+    return challenger.tags.get("window_end", "") < champion.tags.get("window_end", "")
+
+
 def require_as_recent(challenger: ModelVersion, champion: ModelVersion, *, force: bool) -> None:
     """Refuse a challenger that knows less recent data than the champion, unless that is wanted."""
-    if not force and challenger.tags.get("window_end", "") < champion.tags.get("window_end", ""):
+    if not force and knows_less(challenger, champion):
         raise refusals.too_old(challenger, champion)
 
 

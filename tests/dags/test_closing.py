@@ -30,6 +30,9 @@ TRAIN: dict[str, tuple[dict[str, str], str, list[str]]] = {
 DEPLOY: dict[str, tuple[dict[str, str], str, list[str]]] = {
     "a challenger passes": ({}, "success", [CHAMPION, CLOSED]),
     "a first version": (dict.fromkeys(STAGES, "skip"), "success", [CHAMPION, CLOSED]),
+    "a newer one took over while it was queued": ({"choose": "skip"}, "success", [CLOSED]),
+    "a newer one took over since it was chosen": ({"deploy": "skip"}, "success", [CLOSED]),
+    "nothing can be chosen": ({"choose": "fail"}, "failed", [CLOSED]),
     "deploy fails": ({"deploy": "fail"}, "failed", [CLOSED]),
     "the shadow fails": ({"shadow_settled": "fail"}, "failed", [CLOSED]),
     "a share cannot be set": ({"shift_10": "fail"}, "failed", [CLOSED]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from airflow.sdk import PartitionedAssetTimetable
 
 from include.errors import GateError, InconclusiveError, ServiceError
 from include.spec import load_spec
+from include.testing.supervisor import FakeSupervisor
+from include.testing.tasks import run_task
 from operators.assets import challenger_asset, champion_asset, closed_asset
 from operators.rollouts import ATTEMPTED_VERSION
 
@@ -40,7 +42,10 @@ def dags() -> dict[str, DAG]:
 
 def deploy_with(**rollout: Any) -> DAG:
     spec = SPEC.model_copy(update={"rollout": SPEC.rollout.model_copy(update=rollout)})
-    return module_of("deploy").build(spec)
+    module = module_of("deploy")
+    dag: DAG = module.build(spec)
+    dag.params.update(module.form(spec))
+    return dag
 
 
 STAGES = ["shadow_settled", "shift_10", "settled_10", "shift_50", "settled_50"]
@@ -55,11 +60,11 @@ def test_deploy_runs_for_each_challenger_one_at_a_time(dags: dict[str, DAG]) -> 
 
 def test_a_challenger_passes_every_stage_before_it_is_promoted(dags: dict[str, DAG]) -> None:
     dag = dags["deploy"]
-    order = ["deploy", *STAGES, "promote"]
+    order = ["choose", "deploy", *STAGES, "promote"]
     for before, after in pairwise(order):
         assert before in dag.get_task(after).upstream_task_ids
     assert dag.get_task("deploy").rival_task_ids == STAGES  # what a first version skips
-    assert dag.get_task("promote").trigger_rule == "none_failed"
+    assert dag.get_task("promote").trigger_rule == "none_failed_min_one_success"
     assert [dag.get_task(f"settled_{step}").share_pct for step in (10, 50)] == [10.0, 50.0]
 
 
@@ -67,15 +72,69 @@ def test_any_task_that_fails_rolls_back(dags: dict[str, DAG]) -> None:
     dag = dags["deploy"]
     roll_back = dag.get_task("roll_back")
     assert (roll_back.trigger_rule, roll_back.scope) == ("one_failed", "challenger")
-    assert roll_back.upstream_task_ids == {"deploy", *STAGES, "promote"}
+    assert roll_back.upstream_task_ids == {"choose", "deploy", *STAGES, "promote"}
     assert roll_back.version == ATTEMPTED_VERSION
-    assert {task.task_id for task in dag.leaves} == {"ended", "roll_back"}  # so a run that rolled back is red
-    assert dag.get_task("ended").upstream_task_ids == {"promote"}
+    assert {task.task_id for task in dag.leaves} == {"ended", "closed", "roll_back"}  # so a run that rolled back is red
+    assert dag.get_task("ended").upstream_task_ids == dag.get_task("closed").upstream_task_ids == {"promote"}
 
 
 def test_each_end_closes_the_partition_once(dags: dict[str, DAG]) -> None:
     outlets = {task.task_id: task.outlets for task in dags["deploy"].tasks if task.outlets}
-    assert outlets == {"promote": [champion_asset(MODEL), closed_asset(MODEL)], "roll_back": [closed_asset(MODEL)]}
+    assert outlets == {
+        "promote": [champion_asset(MODEL), closed_asset(MODEL)],
+        "roll_back": [closed_asset(MODEL)],
+        "closed": [closed_asset(MODEL)],  # when all was skipped
+    }
+
+
+def event(version: str, *, minute: int) -> dict[str, Any]:
+    """Return an event of the challenger asset as Airflow's server describes it."""
+    asset = challenger_asset(MODEL)
+    source = dict.fromkeys(("source_task_id", "source_dag_id", "source_run_id", "source_map_index"))
+    return {
+        "asset": {"name": asset.name, "uri": asset.uri, "extra": {}},
+        "extra": {"model": MODEL, "version": version, "window": ["2013-01", "2013-03"]},
+        "source_aliases": [],
+        "timestamp": datetime(2013, 4, 1, 12, minute, tzinfo=UTC),
+        **source,
+    }
+
+
+@pytest.mark.parametrize(
+    ("conf", "events", "version", "skips"),
+    [
+        ({}, [event("7", minute=1)], "7", "True"),
+        ({}, [event("8", minute=2), event("7", minute=1)], "8", "True"),
+        ({}, [], "", "False"),
+        ({"version": "5"}, [], "5", "False"),
+        ({"version": "5"}, [event("7", minute=1)], "5", "False"),
+        ({"force": True}, [event("7", minute=1)], "7", "False"),
+    ],
+)
+def test_a_run_chooses_the_version_of_its_event_unless_a_person_names_one(
+    conf: dict[str, Any], events: list[dict[str, Any]], version: str, skips: str
+) -> None:
+    choose = deploy_with(approval=True).get_task("choose")
+    ran = run_task(choose, partition="2013-03", conf=conf, consumed_asset_events=events)
+    assert (ran.rendered["version"], ran.rendered["skip_if_superseded"]) == (version, skips)
+
+
+def test_an_approval_names_the_version_and_what_is_known_of_it() -> None:
+    dag = deploy_with(approval=True)
+    chosen = {
+        "version": "7",
+        "champion": "6",
+        "window": "2013-01 to 2013-03",
+        "gates": ["min_validation_rows pass: 900 held-out rows", "min_loss_gain_vs_baseline pass: 0.2"],
+    }
+    supervisor = FakeSupervisor(xcoms={(dag.dag_id, "run-1", "choose", "return_value", -1): chosen})
+    asked = run_task(dag.get_task("approve"), partition="2013-03", supervisor=supervisor)
+    assert asked.state == "awaiting_input", asked.log
+    assert asked.rendered["subject"] == "Deploy flight_delays v7?"
+    for part in ("Version 7, trained on 2013-01 to 2013-03,", "champion 6", *(f"- {gate}" for gate in chosen["gates"])):
+        assert part in asked.rendered["body"]
+    deploy = run_task(dag.get_task("deploy"), partition="2013-03", supervisor=supervisor)
+    assert deploy.rendered["version"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +152,8 @@ def test_a_server_that_restarts_is_no_verdict(dags: dict[str, DAG], error: type[
 
 def test_the_spec_decides_which_stages_exist() -> None:
     dag = deploy_with(strategy="canary", steps_pct=(0.5,), approval=True)
-    assert [task.task_id for task in dag.topological_sort()][:4] == ["approve", "deploy", "shift_0_5", "settled_0_5"]
+    first = ["choose", "approve", "deploy", "shift_0_5", "settled_0_5"]
+    assert [task.task_id for task in dag.topological_sort()][:5] == first
     approve = dag.get_task("approve")
     assert (approve.fail_on_reject, approve.retries, approve.execution_timeout) == (True, 0, None)
     assert "approve" in dag.get_task("roll_back").upstream_task_ids  # a rejection rolls back and closes too

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskDeferred
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped, TaskDeferred
 
 from include.errors import BadInputError, GateError, InconclusiveError, NotFoundError, PartitionError, ServiceError
 from operators.assets import champion_asset, closed_asset
+from operators.choose_version import ChooseVersionOperator
 from operators.deploy_model import DeployModelOperator
 from operators.promote_model import PromoteModelOperator
 from operators.roll_back_model import RollBackModelOperator
@@ -134,20 +135,78 @@ def test_without_a_challenger_the_partition_is_closed_and_nothing_recorded(
     assert rollout_world.state.champion == champion
 
 
+def told(*versions: str) -> dict[str, list[Any]]:
+    """Return the events that started a run, the newest first."""
+    events = [
+        SimpleNamespace(timestamp=datetime(2013, 1, 1, 12, -number, tzinfo=UTC), extra={"version": version})
+        for number, version in enumerate(versions, start=-len(versions))
+    ]
+    return {"challenger": events} if events else {}
+
+
 @pytest.mark.parametrize(
-    ("deployed", "param", "expected"),
+    ("chosen", "param", "events", "expected"),
     [
-        ({"version": "7"}, None, "7"),
-        ({"version": "7"}, "5", "7"),
-        (None, "5", "5"),  # deploy failed: never the version that happens to have the alias
-        (None, None, ""),  # deploy would have looked for the alias
+        ({"version": "7"}, None, told("6"), "7"),
+        ({"version": "7"}, "5", told(), "7"),
+        (None, "5", told("6"), "5"),  # nothing was chosen: never the version that happens to have the alias
+        (None, None, told("6"), "6"),
+        (None, None, told("6", "4"), "6"),
+        (None, None, told(), ""),  # the alias would have said it
     ],
 )
-def test_what_is_rolled_back_is_what_was_to_be_deployed(deployed: Any, param: str | None, expected: str) -> None:
+def test_what_is_rolled_back_is_what_was_to_be_deployed(
+    chosen: Any, param: str | None, events: Any, expected: str
+) -> None:
     operator = RollBackModelOperator(task_id="roll_back", model=MODEL, version=ATTEMPTED_VERSION)
-    ti = SimpleNamespace(xcom_pull=lambda *, task_ids: deployed if task_ids == "deploy" else None)
-    operator.render_template_fields(cast("Any", {"ti": ti, "params": {"version": param}}))
+    ti = SimpleNamespace(xcom_pull=lambda *, task_ids: chosen if task_ids == "choose" else None)
+    known = {"ti": ti, "params": {"version": param}, "triggering_asset_events": events}
+    operator.render_template_fields(cast("Any", known))
     assert operator.version == expected
+
+
+def test_what_is_approved_is_deployed_and_a_rejection_takes_out_no_other(
+    rollout_world: RolloutWorld, champion: str
+) -> None:
+    asked = rollout_world.register()
+    chosen = ChooseVersionOperator(task_id="choose", model=MODEL).execute(context())
+    assert (chosen["version"], chosen["champion"]) == (asked, champion)
+    newer = rollout_world.register()  # while a person thinks
+    assert deploy(version=chosen["version"])["version"] == asked
+    operator = RollBackModelOperator(task_id="roll_back", model=MODEL, version=asked, outlets=[closed_asset(MODEL)])
+    assert operator.execute(context())["version"] == asked
+    assert (rollout_world.state.shadow, rollout_world.alias("challenger")) == (None, newer)
+
+
+def test_each_queued_run_deploys_the_version_of_its_event(rollout_world: RolloutWorld, champion: str) -> None:
+    first, second = rollout_world.register(), rollout_world.register()
+    for version, run in ((first, "run-1"), (second, "run-2")):
+        choose = ChooseVersionOperator(task_id="choose", model=MODEL, version=version, skip_if_superseded="True")
+        assert choose.execute(context(run))["version"] == version
+        assert deploy(run, version=version, skip_if_superseded="True")["version"] == version
+        shift(version, 50, run)
+        promote(version, run)
+    assert (rollout_world.state.champion, rollout_world.alias("challenger")) == (second, None)
+
+
+def test_a_version_that_a_newer_one_overtook_is_skipped_and_not_refused(rollout_world: RolloutWorld) -> None:
+    late = rollout_world.register(window_end="2013-03")
+    newer = rollout_world.register(window_end="2013-05")
+    deploy("run-0", version=newer)
+    promote(newer, "run-0")
+    said = f"v{late} must know data to 2013-05 as champion v{newer} does; got 2013-03: it is superseded"
+    choose = ChooseVersionOperator(task_id="choose", model=MODEL, version=late, skip_if_superseded="True")
+    with pytest.raises(AirflowSkipException, match=said):
+        choose.execute(context())
+    with pytest.raises(AirflowSkipException, match=said):
+        deploy(version=late, skip_if_superseded="True")
+    (entry,) = rollout_world.ledger.entries(MODEL, "superseded")
+    assert (entry.subject, entry.evidence["by"], entry.actor) == (late, newer, f"deploy_{MODEL}:run-1")
+    assert rollout_world.state.loaded == {newer}
+    choose = ChooseVersionOperator(task_id="choose", model=MODEL, version=late, skip_if_superseded="False")
+    assert choose.execute(context("manual"))["version"] == late
+    with pytest.raises(GateError, match="Trigger with `force`"):
+        deploy("manual", version=late, skip_if_superseded="False")
 
 
 def test_a_stage_without_evidence_defers_and_carries_no_secret(rollout_world: RolloutWorld, champion: str) -> None:
