@@ -196,9 +196,12 @@ def test_a_hundred_thousand_entries_answer_within_100_ms(written: Written) -> No
     moments = [START + timedelta(minutes=share * NUM_ENTRIES) for share in (0.001, 0.3, 0.5, 0.9, 2)]
 
     for when in moments:
-        started = time.thread_time()
-        found = serving_at(written.ledger, "m", when)
-        spent_s = time.thread_time() - started
-        assert found
-        assert spent_s < 0.1
+        spent_s, waited_s = [], []
+        for _ in range(5):
+            started_s, began_s = time.thread_time(), time.perf_counter()
+            assert serving_at(written.ledger, "m", when)
+            spent_s.append(time.thread_time() - started_s)
+            waited_s.append(time.perf_counter() - began_s)
+        assert max(spent_s) < 0.1
+        assert min(waited_s) < 0.1  # other processes may take the processor meanwhile, but not each time
     assert written.ledger.position_at(moments[-1]) == NUM_ENTRIES
