@@ -9,17 +9,23 @@ import socket
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
+from aiohttp import web
+
+from include.serving.app import make_app
 from include.serving.client import infer_body
 from include.serving.ending import QUIET_S, InHand
 from include.serving.engine import _call
+from include.serving.limits import Admission
 from tests.running import MODEL
 from tests.tiny_models import request_columns
 
 if TYPE_CHECKING:
     import pytest
 
+    from include.serving.engine import Engine
     from tests.running import RunningModelServer
 
 BODY = json.dumps(infer_body(columns=request_columns(20))).encode()
@@ -125,3 +131,38 @@ def test_a_worker_that_hangs_is_left_behind(caplog: pytest.LogCaptureFixture) ->
     _call(never.wait, timeout_s=0.05)
     assert caplog.messages == ["what was begun must be done within 0.05 s when the server ends; it is left behind"]
     never.set()
+
+
+class HungEngine:
+    """An engine whose disk does not answer when it ends."""
+
+    def __init__(self) -> None:
+        self.log = SimpleNamespace(start=lambda: None)
+        self.may_end = threading.Event()
+
+    def start_restoring(self) -> None:
+        """Nothing to restore."""
+
+    def close(self) -> None:
+        self.may_end.wait(20)
+
+
+def test_an_application_that_cannot_close_is_left_behind(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("include.serving.app.CLOSE_S", 0.05)
+    engine = HungEngine()
+    app = make_app(
+        engine=cast("Engine", engine), admin_token=None, max_body_bytes=1, admission=Admission(), tracing=None
+    )
+
+    async def start_and_end() -> None:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await runner.cleanup()
+        engine.may_end.set()
+
+    asyncio.run(start_and_end())
+    assert (
+        "workers, log and spans must end within 0.05 s; they did not. The journal holds what is missing" in caplog.text
+    )
