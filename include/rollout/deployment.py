@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.registry.models import get_version
 from include.rollout import refusals
 from include.rollout.history import champion_of
 from include.rollout.planning import plan_rollout
@@ -100,6 +101,17 @@ def load_checked(target: DeploymentTarget, version: ModelVersion) -> dict[str, A
     if not golden.passed:
         raise refusals.golden_differ(version.name, version.version, golden)
     return asdict(golden)
+
+
+def with_champion(target: DeploymentTarget, ledger: Ledger, *, model: str, tracking_uri: str) -> RolloutState:
+    """Return a model's state, after giving back a champion that the target forgot (a new machine, a lost disk)."""
+    state = target.read(model=model)
+    known = champion_of(ledger, model) if state.champion is None else None
+    if known is None:
+        return state
+    load_checked(target, get_version(tracking_uri, model=model, version=known))
+    target.promote(model=model, version=known)
+    return target.read(model=model)
 
 
 def plan_of(rollout: RolloutSpec, state: RolloutState) -> tuple[dict[str, Any], ...]:

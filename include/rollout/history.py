@@ -93,6 +93,12 @@ def begun_of(ledger: Ledger, model: str, *, run_key: str, version: str) -> Entry
     return begun if begun is not None and begun.key.startswith(f"{run_key}:") else None
 
 
+def approver_of(ledger: Ledger, model: str, *, run_key: str, version: str) -> str:
+    """Return who approved a run's rollout of a version; empty: nobody was asked, or it has not begun."""
+    begun = begun_of(ledger, model, run_key=run_key, version=version)
+    return str(begun.evidence["approved_by"]) if begun else ""
+
+
 def was_taken_out(ledger: Ledger, begun: Entry) -> bool:
     """Return whether, since its rollout began, a version was taken out, or any version took over."""
     ends = (ledger.newest(begun.model, "roll_back", subject=begun.subject), ledger.takeover(begun.model))

@@ -13,8 +13,17 @@ from include.registry.models import CHALLENGER, get_alias, get_version
 from include.rollout import refusals
 from include.rollout.aliases import align_champion, drop_challenger
 from include.rollout.decision import Verdict
-from include.rollout.deployment import Deployment, known_champion, load_checked, plan_of, require_as_recent, trace_of
+from include.rollout.deployment import (
+    Deployment,
+    known_champion,
+    load_checked,
+    plan_of,
+    require_as_recent,
+    trace_of,
+    with_champion,
+)
 from include.rollout.history import (
+    approver_of,
     begun_of,
     champion_of,
     failed_stages,
@@ -22,6 +31,7 @@ from include.rollout.history import (
     takeover_of,
     was_taken_out,
 )
+from include.rollout.left_over import remove_all_but, withdraw_older
 from include.rollout.way_back import find_way_back
 
 if TYPE_CHECKING:
@@ -84,7 +94,7 @@ class Rollout:
             SetupError: The ledger does not know the champion.
         """
         challenger, after = self.challenger(version), self.ledger.turn_seq(self.model)
-        state = self._with_champion(self.target.read(model=self.model))
+        state = with_champion(self.target, self.ledger, model=self.model, tracking_uri=self.tracking_uri)
         if state.champion not in (None, challenger.version):
             champion = known_champion(self.ledger, self.model, routed=str(state.champion), after=after)
             served = get_version(self.tracking_uri, model=self.model, version=champion)
@@ -119,7 +129,7 @@ class Rollout:
         self._require_begun(version, state, is_routed=is_first or version in (state.canary, state.shadow))
         self.target.set_share(model=self.model, version=version, share_pct=share_pct, if_revision=state.revision)
         evidence = {"share_pct": share_pct, "state": "started", "champion": state.champion}
-        evidence["approved_by"] = self._approval(version)
+        evidence["approved_by"] = approver_of(self.ledger, self.model, run_key=self.run_key, version=version)
         self._record_routed("canary_step", version, evidence, step="started", after=after)
 
     def settle(self, version: str, decision: Decision, *, stage: Stage, share_pct: float) -> None:
@@ -152,13 +162,13 @@ class Rollout:
         previous = newest.evidence["champion"] if newest else None
         entry = takeover_of(self.ledger, self.model, version) if previous == version else None
         if entry is None:  # else this is a repetition
-            approved_by = approved_by or self._approval(version)
+            approved_by = approved_by or approver_of(self.ledger, self.model, run_key=self.run_key, version=version)
             evidence = {"champion": version, "previous": previous, "approved_by": approved_by, "golden": golden}
             kind, evidence = "bootstrap" if previous is None else "promote", {**evidence, **trace_of(promoted)}
             entry = self._record(kind, version, evidence, after=after)
         align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
         drop_challenger(self.tracking_uri, model=self.model, version=version)
-        self._remove_all_but(version, entry.evidence["previous"])
+        remove_all_but(self.target, version, entry.evidence["previous"], model=self.model)
         return entry
 
     def withdraw(self, version: str | None) -> Entry | None:
@@ -192,6 +202,7 @@ class Rollout:
             "decided_by": [entry.seq for entry in failed],
         }
         entry = self._record("roll_back", found, evidence)
+        withdraw_older(self.target, self.ledger, turn=entry)
         kept = (champion_of(self.ledger, self.model), former_champion(self.ledger, self.model))
         if found in state.loaded and found not in kept:
             self.target.remove(model=self.model, version=found)
@@ -209,6 +220,7 @@ class Rollout:
         """
         key = f"{self.run_key}:roll_back"
         done = self.ledger.find(key) or self._go_back(to_version, reason=reason, key=key)
+        withdraw_older(self.target, self.ledger, turn=done)
         align_champion(self.tracking_uri, ledger=self.ledger, model=self.model)
         return done
 
@@ -224,17 +236,6 @@ class Rollout:
         return self.ledger.append(
             model=self.model, kind="roll_back", subject=way.to, evidence=evidence, actor=self.actor, key=key
         )
-
-    def _with_champion(self, state: RolloutState) -> RolloutState:
-        """Return the state after giving back a champion that the target forgot (a new machine, a lost disk)."""
-        if state.champion is not None:
-            return state
-        known = champion_of(self.ledger, self.model)
-        if known is None:
-            return state
-        load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=known))
-        self.target.promote(model=self.model, version=known)
-        return self.target.read(model=self.model)
 
     def _start(self, deployment: Deployment, *, state: RolloutState, evidence: Mapping[str, Any], after: int) -> None:
         left_over = {state.canary, state.shadow} - {None}
@@ -267,14 +268,6 @@ class Rollout:
             is_routed &= begun.evidence["champion"] == state.champion and not was_taken_out(self.ledger, begun)
         if not is_routed:
             raise refusals.withdrawn(self.model, version, state)
-
-    def _approval(self, version: str) -> str:
-        begun = begun_of(self.ledger, self.model, run_key=self.run_key, version=version)
-        return str(begun.evidence["approved_by"]) if begun else ""
-
-    def _remove_all_but(self, *kept: str | None) -> None:
-        for version in sorted(self.target.read(model=self.model).loaded - set(kept)):
-            self.target.remove(model=self.model, version=version)
 
     def _record_routed(
         self, kind: str, version: str, evidence: Mapping[str, Any], *, step: str = "", after: int

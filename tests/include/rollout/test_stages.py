@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +13,7 @@ import pytest
 from include.errors import GateError, InconclusiveError, NotFoundError, ServiceError, SetupError
 from include.registry.models import set_alias
 from include.rollout import aliases
+from include.rollout import deployment as deployment_module
 from include.rollout import stages as stages_module
 from include.rollout.decision import Decision, Verdict, decide_stage
 from include.rollout.history import champion_of, serving_at
@@ -86,7 +87,11 @@ class Counted:
         return self.countdown.before(name, getattr(self.wrapped, name))
 
 
-REGISTRY = {stages_module: ("get_alias", "get_version"), aliases: ("get_alias", "set_alias", "delete_alias")}
+REGISTRY = {
+    stages_module: ("get_alias", "get_version"),
+    deployment_module: ("get_version",),
+    aliases: ("get_alias", "set_alias", "delete_alias"),
+}
 
 
 @dataclass
@@ -717,6 +722,47 @@ def test_a_canary_that_comes_after_the_routes_of_a_rollback_is_taken_out_again(s
         rollout.shift(second, share_pct=10)
     assert (stages.world.state.champion, stages.world.state.canary) == (first, None)
     assert served(stages) == [(first, "champion")]
+
+
+@pytest.mark.parametrize("how", ["rolled back", "withdrawn"])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_canary_that_comes_between_the_routes_of_a_rollback_and_its_entry_is_taken_out(
+    stages: Stages, how: str, *, is_killed: bool
+) -> None:
+    """Its entry is there before the ledger knows of the turn; who is killed after that takes it out the next time."""
+    stages = stages.with_strategy("canary")
+    first, second = stages.champion(), stages.world.register()
+    stages.of().deploy(second)
+
+    def end(rollout: Rollout) -> None:
+        if how == "rolled back":
+            rollout.roll_back(first)
+        else:
+            rollout.withdraw(second)
+
+    countdown = Countdown(0, partial(stages.of().shift, second, share_pct=10), counting=("append",))
+    with stages.counted(countdown, run="end") as rollout:
+        if is_killed:
+            broken = replace(rollout, target=Counted(rollout.target, Countdown(1, counting=("withdraw",))))
+            with suppress(KilledError):
+                end(broken)
+        else:
+            end(rollout)
+    if is_killed:
+        end(stages.of("end"))
+    state = stages.world.state
+    assert (state.champion, state.canary, state.shadow) == (first, None, None)
+    assert served(stages) == [(first, "champion")]
+    assert ("canary_step", second) in kinds(stages.world)
+
+
+def test_a_rollout_that_began_after_a_rollback_goes_on_when_that_is_repeated(stages: Stages) -> None:
+    first, second, third = (stages.world.register() for _ in range(3))
+    anew(stages, "ledger", first, second)
+    stages.of("back").roll_back()
+    stages.of().deploy(third)
+    stages.of("back").roll_back()
+    assert (stages.world.state.champion, stages.world.state.shadow) == (first, third)
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])
