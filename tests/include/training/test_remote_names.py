@@ -45,6 +45,12 @@ def test_a_name_leaves_room_for_what_a_job_adds_to_it(model: str) -> None:
     assert DNS_LABEL.match(f"{remote_name(model, KEY, lake='s3://lake')}-99-abcde")
 
 
+@pytest.mark.parametrize("model", ["flight_delays", "customer_lifetime_value_regression", "x" * 63])
+def test_a_name_leaves_room_for_what_a_train_job_adds_to_it(model: str) -> None:
+    """JobSet's webhook checks the names that its pods will have, with the index of the last one."""
+    assert DNS_LABEL.match(f"{remote_name(model, KEY, lake='s3://lake')}-node-0-999-abcde")
+
+
 @pytest.mark.parametrize("text", ["", "..", "a" * 64, "manual__2013-03-01T00:00:00+00:00", "ü", "-a", "ok"])
 def test_every_text_becomes_a_label(text: str) -> None:
     assert LABEL_VALUE.match(label_value(text))
