@@ -19,7 +19,7 @@ MANAGED = {"app.kubernetes.io/managed-by": "tradewind", "app.kubernetes.io/compo
 _NAME_CHARS = 63
 """A Job's pods and a headless Service carry the name as a label, whose limit this is."""
 _SUFFIX_CHARS = len("-node-0-999-abcde")
-"""Left free for the names of pods: a Job adds `-<index>-<5 characters>`, and JobSet `-<replicated job>-<job>` before."""
+"""Left free for the names of pods: a Job adds `-<index>-<5 characters>`, before it JobSet `-<job>-<index>`."""
 _HASH_CHARS = 12
 _LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
 
