@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.kubernetes.fates import USERS, Fate
 from tests.kubernetes.faults import Fault
+from tests.kubernetes.surroundings import no_room, no_token, profile_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,4 +279,7 @@ FAULTS: dict[str, Arm] = {
     "clock_skew": _clock_skew,
     **PERSONS,
     "node_stays_lost": _on_a_run(_lose_node_for_good),
+    "no_token": no_token,
+    "profile_gone": profile_gone,
+    "no_room": no_room,
 }

@@ -29,7 +29,7 @@ _SAVE_S = (2.0, 20.0, 55.0)
 _SECOND_SHARE = 0.4
 _SECONDS = (*DISRUPTIONS, "worker_killed", "triggerer_killed", "api_error")
 """What may come on top."""
-_ALONE = (*FLAWS, "nothing", "interrupted_often")
+_ALONE = (*FLAWS, "nothing", "interrupted_often", "profile_gone")
 _WISHES = {
     "cancelled": "failed",
     "cancelled_unheard": "failed",

@@ -35,6 +35,7 @@ from tests.kubernetes.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
@@ -131,6 +132,10 @@ class World:
     ) -> None:
         """Stop it all."""
         self._stack.__exit__(kind, error, trace)
+
+    def also(self, change: AbstractContextManager[object]) -> None:
+        """Keep a change of this process until the end."""
+        self._stack.enter_context(change)
 
     def run(self) -> str:
         """Run the task to its end, let all settle and the janitor come once more, and return the task's state."""
