@@ -54,7 +54,8 @@ class OnCluster:
             found = self.api.get(self.watch.owner)
             if found is None:
                 return
-            self._pass_on_log(found)
+            with suppress(TradewindError):  # no log is a reason to leave it running
+                self._pass_on_logs(found)
             if not has_ended(found):
                 self.api.delete(self.watch.owner, grace_s=int(self.watch.grace_s))
         except (TradewindError, AirflowException) as error:
@@ -87,15 +88,24 @@ class OnCluster:
             return ()
         return why_no_node(pod_spec(self.work.training, command=[]), nodes)
 
-    def _pass_on_log(self, found: Mapping[str, Any]) -> None:
-        """Log what the pod has printed and no triggerer has read, as when it ended while nobody looked."""
+    def _pass_on_logs(self, owner: Mapping[str, Any]) -> None:
+        """Log what its pods have printed and no triggerer has read, as when they ended while nobody looked.
+
+        Of several pods the one of the first process comes first.
+        """
+        pods, folder = [owner], object_path(api_version="v1", plural="pods", namespace=self.watch.namespace)
         if self.watch.selector:
-            return
-        since = Place.noted(found)
+            listed = self.api.get(folder, labelSelector=self.watch.selector) or {}
+            pods = sorted(listed.get("items") or (), key=lambda pod: str(pod["metadata"]["name"]))
+        for pod in pods:
+            name = pod["metadata"]["name"]
+            self._pass_on_log(pod, path=f"{folder}/{name}", prefix=f"[{name}] " if self.watch.selector else "")
+
+    def _pass_on_log(self, pod: Mapping[str, Any], *, path: str, prefix: str) -> None:
+        since = Place.noted(pod)
         unread = Unread(since)
-        for line in self.api.log(self.watch.owner, **since.query(self.watch.container)).split("\n"):
+        for line in self.api.log(path, **since.query(self.watch.container)).split("\n"):
             if (said := unread.take(line)) is not None:
-                self.log.info("%s", said)
+                self.log.info("%s%s", prefix, said)
         if unread.place != since:
-            with suppress(TradewindError):  # a line that comes twice is no reason to leave it running
-                self.api.patch(self.watch.owner, unread.place.note)
+            self.api.patch(path, unread.place.note)

@@ -73,10 +73,6 @@ class Search:
                     self._delete_first(pod)
         return self._left() if owners or orphans else None
 
-    def pods(self) -> Sequence[Mapping[str, Any]]:
-        """Return its pods, in the order of their names: the one of the first process comes first."""
-        return sorted(self._labelled(self._folder(*KINDS["pod"])), key=lambda pod: str(pod["metadata"]["name"]))
-
     def _left(self) -> Found | None:
         """Return what is still there after all was told to end."""
         owners, orphans = self._there()

@@ -130,6 +130,18 @@ def test_a_dead_worker_leaves_the_job_to_the_next_try(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["job", "trainjob"])
+def test_the_logs_of_pods_are_passed_on_after_a_worker_was_killed(world: World, kind: Any) -> None:
+    world.trainer.work_s = 120
+    world.make_operator = lambda job: operator(snapshot_of(job), kind=kind)
+    world.airflow.fates.append(Fate(stage="first", at_boundary=30))
+    assert world.run() == "success"
+    assert world.airflow.fates[0].happened
+    seen = [sum(event.endswith(line) for event in world.events) for line in world.lines]
+    assert seen == [1] * len(seen)
+    assert next(event for event in world.events if "rank 1 ends with" in event).startswith("info: [train-flight-")
+
+
+@pytest.mark.parametrize("kind", ["job", "trainjob"])
 def test_all_have_ended_when_their_trainers_have_whatever_goes_on_beside_them(world: World, kind: Any) -> None:
     def inject(pod: Object) -> None:
         pod["spec"]["containers"].append({"name": "istio-proxy", "image": "proxy:1"})
