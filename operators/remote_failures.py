@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def wait_for_cluster(objects: OnCluster, context: Context, failure: Failure) -> 
     if so_far.waited_s >= limit_s:
         so_far.reset()
         raise work.error(failure)
-    so_far.wait(_PAUSE_S)
+    so_far.wait(time.monotonic() - objects.since_s + _PAUSE_S)  # calls that hang take longer than the pause
     then = f"It is tried again in {_PAUSE_S:g} s, for {limit_s:g} s in all, and uses up no retry."
     objects.log.warning("%s", work.error(failure, next_try=then))
     return _pause(objects, _PAUSE_S)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException
@@ -33,12 +34,14 @@ class OnCluster:
         work: The work.
         watch: Names its owner: the pod, its Job or its TrainJob.
         log: The task's.
+        since_s: When this worker began with it, by its steady clock.
     """
 
     api: KubernetesObjects
     work: Work
     watch: Watch
     log: Any
+    since_s: float = field(default_factory=time.monotonic)
 
     def settle(self) -> None:
         """Mark the work as decided on, and end it if it still runs."""
