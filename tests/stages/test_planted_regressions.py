@@ -71,7 +71,7 @@ def run_deploy(dag: DAG, *, run_id: str) -> list[str]:
     supervisor, ran = FakeSupervisor(), list[str]()
     skipped: set[str] = set()
     for task in dag.topological_sort():
-        if task.task_id in ("roll_back", "ended") or task.task_id in skipped:
+        if task.task_id in ("roll_back", "ended", "closed") or task.task_id in skipped:
             continue
         result = run_task(task, partition="2013-03", supervisor=supervisor, run_id=run_id, trigger_timeout_s=150)
         ran.append(task.task_id)
@@ -85,7 +85,7 @@ def run_deploy(dag: DAG, *, run_id: str) -> list[str]:
 @pytest.fixture
 def champion(rollout_world: RolloutWorld, dag: DAG) -> str:
     version = rollout_world.register(replaced=package_of("champion"))
-    assert run_deploy(dag, run_id="first") == ["deploy", "promote"]
+    assert run_deploy(dag, run_id="first") == ["choose", "deploy", "promote"]
     return version
 
 
@@ -106,7 +106,7 @@ def test_a_planted_regression_is_caught_and_rolled_back(
     version = world.register(replaced=package_of(kind))
     with callers(world) as failures:
         ran = run_deploy(dag, run_id="bad")
-    assert ran == ["deploy", "shadow_settled", "roll_back"]  # before it answered anybody
+    assert ran == ["choose", "deploy", "shadow_settled", "roll_back"]  # before it answered anybody
     found = evidence_of(world, version)
     assert any(measure in reason for reason in found["reasons"]), found["reasons"]
     rolled_back = world.ledger.entries(MODEL, "roll_back")[-1]
@@ -125,6 +125,7 @@ def test_a_good_version_passes_the_same_way(rollout_world: RolloutWorld, dag: DA
     version = world.register(replaced=package_of("good"))
     with callers(world) as failures:
         ran = run_deploy(dag, run_id="good")
-    assert ran == ["deploy", "shadow_settled", "shift_10", "settled_10", "shift_50", "settled_50", "promote"]
+    stages = ["shadow_settled", "shift_10", "settled_10", "shift_50", "settled_50"]
+    assert ran == ["choose", "deploy", *stages, "promote"]
     assert (world.state.champion, world.alias("champion")) == (version, version)
     assert failures == []
