@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException
@@ -41,7 +40,7 @@ class OnCluster:
     work: Work
     watch: Watch
     log: Any
-    since_s: float = field(default_factory=time.monotonic)
+    since_s: float
 
     def settle(self) -> None:
         """Mark the work as decided on, and end it if it still runs."""

@@ -8,6 +8,7 @@ The work's name is the task instance's own over all tries, so Kubernetes itself 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -170,7 +171,8 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
             self.log.warning("%s The work goes on as it is.", error)
 
     def _on_cluster(self, work: Work, watch: Watch) -> OnCluster:
-        self._objects = OnCluster(api=KubernetesObjects(self.kubernetes_conn_id), work=work, watch=watch, log=self.log)
+        api, since_s = KubernetesObjects(self.kubernetes_conn_id), time.monotonic()
+        self._objects = OnCluster(api=api, work=work, watch=watch, log=self.log, since_s=since_s)
         return self._objects
 
     def _finish(self, objects: OnCluster, context: Context) -> dict[str, Any]:
