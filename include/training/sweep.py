@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from include.training.pod_events import moment
 from include.training.pod_status import condition, phase
 from include.training.remote_names import task_of
 
@@ -36,14 +37,14 @@ class Found:
         uid: Of the object.
         task: Whose work it is; None: it does not say so.
         has_ended: Whether nothing of it runs any more.
-        created_at: When.
+        last_change_at: When it ended, if it has; else when something of it last changed.
     """
 
     path: str
     uid: str
     task: TaskKey | None
     has_ended: bool
-    created_at: datetime
+    last_change_at: datetime
 
     @classmethod
     def of(cls, item: Mapping[str, Any], *, path: str) -> Found:
@@ -54,8 +55,17 @@ class Found:
             uid=str(metadata.get("uid", "")),
             task=task_of(metadata.get("annotations") or {}),
             has_ended=has_ended(item),
-            created_at=datetime.fromisoformat(str(metadata["creationTimestamp"])),
+            last_change_at=datetime.fromtimestamp(_last_change(item), UTC),
         )
+
+
+def _last_change(item: Mapping[str, Any]) -> float:
+    """Return when the newest of its conditions changed or its last container ended, in seconds since 1970."""
+    status = item.get("status") or {}
+    ends = [each.get("state", {}).get("terminated") or {} for each in status.get("containerStatuses") or ()]
+    times = [item["metadata"]["creationTimestamp"], *(end.get("finishedAt") for end in ends)]
+    times += [each.get("lastTransitionTime") for each in status.get("conditions") or ()]
+    return max(moment(text) for text in times)
 
 
 def has_ended(item: Mapping[str, Any]) -> bool:
@@ -78,4 +88,4 @@ def judge(found: Found, *, task_state: str | None, now: datetime, keep: timedelt
         return Fate.KEEP
     if not found.has_ended:
         return Fate.ORPHAN
-    return Fate.OLD if now - found.created_at > keep else Fate.KEEP
+    return Fate.OLD if now - found.last_change_at > keep else Fate.KEEP
