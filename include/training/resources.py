@@ -47,19 +47,24 @@ class Spent(BaseModel):
 
     num_starts: int = 0
     wall_s: float = 0.0
-    cpu_s: float = 0.0
+    cpu_s: float = Field(default=0.0, description="Of the first process of each start, and of its own.")
     gpu_s: float = Field(default=0.0, description="Seconds times GPUs that were held, busy or not.")
     cost: float | None = Field(default=None, description="In the currency of the price; null without a price.")
 
 
 class Resources(BaseModel):
-    """What a finished training took."""
+    """What a finished training took.
+
+    Where several processes train together, processor, memory and GPUs are those of the first process and of its
+    machine: the others take about as much each, and nobody waits at the end to add theirs. `total.gpu_s` and
+    `total.cost` are of all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wall_s: float = Field(description="Of the last start, to its end of training.")
-    mean_cores: float = Field(description="Processors that were busy, on average.")
-    peak_rss_bytes: int = Field(description="Most memory of the trainer and its processes at one moment.")
+    mean_cores: float = Field(description="Processors that the first process kept busy, on average.")
+    peak_rss_bytes: int = Field(description="Most memory of the first process and its own at one moment.")
     num_gpus: int
     gpus: tuple[GpuUse, ...] = ()
     total: Spent = Field(description="Of all starts, those that were interrupted or killed too.")
