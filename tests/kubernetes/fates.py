@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow.sdk.execution_time.timeout import TimeoutPosix
 
+from include.testing.attempt import Attempt
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 Stage = Literal["first", "watch", "re_entry"]
 """A worker that begins a try, a triggerer, a worker that goes on after one."""
@@ -17,6 +21,22 @@ By = Literal["kill", "stop", "time_out", "fail", "clear", "delete"]
 """`kill`: SIGKILL; `stop`: SIGTERM to it, as when its machine is drained; `time_out`: the task's `execution_timeout`;
 the others are a person's wishes: the task is marked failed, cleared, its Dag run deleted."""
 USERS = ("fail", "clear", "delete")
+
+
+@dataclass(kw_only=True)
+class MappedAttempt(Attempt):
+    """A try of one of the tasks that a mapped one has become.
+
+    Attributes:
+        map_index: Which of them; -1: it is not mapped.
+    """
+
+    map_index: int = -1
+
+    def _task_instance(self) -> RuntimeTaskInstance:
+        instance = super()._task_instance()
+        instance.map_index = self.map_index
+        return instance
 
 
 @dataclass(kw_only=True)

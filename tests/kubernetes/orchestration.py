@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException
 
-from include.testing.attempt import Attempt
 from include.testing.supervisor import FakeSupervisor
-from tests.kubernetes.fates import USERS, Fate, Process, Stage, is_timed, sigterm
+from tests.kubernetes.fates import USERS, Fate, MappedAttempt, Process, Stage, is_timed, sigterm
 from tests.kubernetes.simulation import Killed
 
 if TYPE_CHECKING:
@@ -74,6 +73,7 @@ class Airflow:
         triggerer_delay_s: Until another triggerer takes over from one that is gone.
         began: Called with each of its processes.
         run_id: Of its Dag run.
+        map_index: Of the task; -1: it is not mapped.
         state: Of the task, as the API shows it; `deleted`: its Dag run is.
         num_tries: That it took.
         processes: All that held it, in order.
@@ -89,6 +89,7 @@ class Airflow:
     triggerer_delay_s: float = 60.0
     began: Callable[[Process], None] = lambda _process: None
     run_id: str = "manual__2013-04-01"
+    map_index: int = -1
     state: str = "queued"
     num_tries: int = 0
     processes: list[Process] = field(default_factory=list)
@@ -114,8 +115,9 @@ class Airflow:
         task = self.make_task()
         if self._max_tries is None:
             self._max_tries = task.retries
-        attempt = Attempt(
+        attempt = MappedAttempt(
             task=task,
+            map_index=self.map_index,
             supervisor=self.supervisor,
             try_number=self.num_tries,
             dag_run={"run_id": self.run_id, "partition_key": "2013-03"},
@@ -137,7 +139,7 @@ class Airflow:
         if self.state in ("up_for_retry", "none"):
             self.simulation.advance(delay_s)
 
-    def _hold(self, attempt: Attempt) -> None:
+    def _hold(self, attempt: MappedAttempt) -> None:
         """Hand a try from process to process until it has ended."""
         self._work(attempt)
         while attempt.state == "deferred":
@@ -159,7 +161,7 @@ class Airflow:
             self._max_tries = self.num_tries + task.retries
         return _SCHEDULED_S if was_deferred else task.retry_delay.total_seconds()
 
-    def _work(self, attempt: Attempt, stage: Stage = "first") -> None:
+    def _work(self, attempt: MappedAttempt, stage: Stage = "first") -> None:
         self.state = "running"
         attempt.task = self.make_task()
         fate = self._begin(stage)
@@ -171,7 +173,7 @@ class Airflow:
         if self._is_dead:
             raise Killed
 
-    def _watch(self, attempt: Attempt) -> None:
+    def _watch(self, attempt: MappedAttempt) -> None:
         """Do what a triggerer does."""
         self.state = "deferred"
         trigger = attempt.make_trigger()

@@ -143,6 +143,26 @@ def test_work_that_another_release_named_is_gone_on_with(world: World, kind: str
     assert [found["metadata"]["name"] for found in objects(world, "services")] == [theirs.name] * (kind == "job")
 
 
+@pytest.mark.parametrize("kind", PLACES)
+def test_two_tasks_of_a_mapped_one_share_no_work(world: World, kind: str) -> None:
+    make = operator(kind)
+
+    def sibling(job: Job) -> Any:
+        found = make(job)
+        found.overrides = json.dumps({"seed": 7 + world.airflow.map_index})
+        return found
+
+    world.make_operator = sibling
+    for map_index in (0, 1):
+        world.airflow.map_index, world.airflow.state = map_index, "queued"
+        assert world.run() == "success"
+    found = objects(world, PLACES[kind][1])
+    assert len({item["metadata"]["name"] for item in found}) == 2
+    assert [item["metadata"]["labels"]["tradewind/map-index"] for item in found] in (["0", "1"], ["1", "0"])
+    assert {item["metadata"]["annotations"]["tradewind/map-index"] for item in found} == {"0", "1"}
+    assert sum("left over" in event or "go on with it" in event for event in world.events) == 0
+
+
 # --- pods that outlive their owner ------------------------------------------------------------------------------------
 
 
