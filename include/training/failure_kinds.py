@@ -94,6 +94,8 @@ _REMEDY = {
     FailureKind.CANCELLED: "Clear the task to go on.",
 }
 
+_IF_ANY = "The next try, if the task has one left,"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -148,8 +150,8 @@ class Failure:
         if self.needs_a_person:
             return f"No retry follows. {self.remedy}"
         if self.kind is FailureKind.API_UNREACHABLE:
-            return "The next try looks for it first and goes on with it if it is there."
-        return "The next try continues there." if checkpoint else "The next try starts from the beginning."
+            return f"{_IF_ANY} looks for it first and goes on with it if it is there; else the janitor ends it."
+        return f"{_IF_ANY} {'continues there' if checkpoint else 'starts from the beginning'}."
 
 
 _ERRORS: Mapping[FailureKind, type[TradewindError]] = {

@@ -211,6 +211,7 @@ def test_each_kind_has_words_and_one_remedy(kind: FailureKind) -> None:
     assert text.startswith(f"training job 7 must leave a whole result; got {kind}: ")
     assert "(exit code 9; words). The newest checkpoint is s3://lake/7/checkpoints/40. " in text
     assert ("No retry follows." in text) == failure.needs_a_person
+    assert ("if the task has one left" in text) != failure.needs_a_person
     assert "No checkpoint was saved." in failure.message("training job 7")
     assert failure.message("training job 7", next_try="Try 2 of 3 follows in 9 s.").endswith(
         "Try 2 of 3 follows in 9 s."
