@@ -166,7 +166,8 @@ def read_profiles() -> ProfilesFile:
         return _read(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise SetupError(
-            f"GPU profiles must be in {path}; got {error}. Nothing was started. Write the file, or unset {VARIABLE}."
+            f"GPU profiles must be in {path}; got {error}. Nothing new was started. Write the file, or "
+            f"unset {VARIABLE}."
         ) from error
 
 
@@ -176,7 +177,7 @@ def _read(path: Path, _mtime_ns: int) -> ProfilesFile:
         found = ProfilesFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise SetupError(
-            f"{path} must hold GPU profiles; got {_problems(error)}. Nothing was started. Mend it."
+            f"{path} must hold GPU profiles; got {_problems(error)}. Nothing new was started. Mend it."
         ) from error
     for name in (found.default, found.default_without_gpu):
         _named(found, name)
@@ -223,8 +224,8 @@ def profile_with(name: str, *, own: GpuPodSpec | None) -> Profile:
         return Profile.model_validate(_merged(base, fields))
     except ValidationError as error:
         raise SetupError(
-            f"profile {chosen!r} with the model's training.pod must be possible; got {_problems(error)}. Nothing was "
-            "started. Leave the field out of training.pod, or name another profile."
+            f"profile {chosen!r} with the model's training.pod must be possible; got {_problems(error)}. Nothing new "
+            "was started. Leave the field out of training.pod, or name another profile."
         ) from error
 
 
@@ -239,7 +240,7 @@ def _merged(base: Profile, own: Mapping[str, Any]) -> dict[str, Any]:
 def _named(found: ProfilesFile, name: str) -> Profile:
     if name not in found.profiles:
         raise SetupError(
-            f"profile {name!r} must be in profiles.yaml; {nearest(name, sorted(found.profiles))}. Nothing was started. "
-            "Name one of them in training.profile, or add it."
+            f"profile {name!r} must be in profiles.yaml; {nearest(name, sorted(found.profiles))}. Nothing new was "
+            "started. Name one of them in training.profile, or add it."
         )
     return found.profiles[name]

@@ -523,6 +523,19 @@ def test_a_person_who_fails_the_task_ends_the_pod_wherever_the_task_is(world: Wo
     assert ("interrupted; a checkpoint is saved" in log(world)) == (fate.stage == "watch")
 
 
+def test_a_profile_that_went_while_the_pod_runs_is_told_without_a_lie(world: World, tmp_path: Path) -> None:
+    def rename() -> None:
+        path = tmp_path / "profiles.yaml"
+        path.write_text(path.read_text().replace('"quick"', '"fast"'))
+        os.utime(path, ns=(1, 1))
+
+    world.airflow.fates.append(Fate(stage="first", at_boundary=36, struck=rename))
+    assert world.run() == "failed"
+    assert (len(world.trainer.runs), world.num_left) == (1, 1)
+    assert "profile 'quick' must be in profiles.yaml" in world.airflow.errors[-1]
+    assert "Nothing new was started." in world.airflow.errors[-1]
+
+
 def test_a_worker_that_is_told_to_stop_loses_no_work_and_leaves_nothing(world: World) -> None:
     world.airflow.fates.append(Fate(stage="first", at_boundary=36, by="stop"))
     assert world.run() == "success"

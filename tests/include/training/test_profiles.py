@@ -250,7 +250,7 @@ def test_a_profile_may_name_its_memory_alone() -> None:
     assert Profile.model_validate(ANY | {"memory": "4Gi"}).shared_memory == "4Gi"
     with pytest.raises(SetupError, match=r"shared_memory must not exceed memory \(4Gi\), as which it counts; got 8Gi"):
         profile_with("cpu", own=GpuPodSpec(memory="4Gi", shared_memory="8Gi"))
-    with pytest.raises(SetupError, match=r"got memory: [^;]+\. Nothing was started"):
+    with pytest.raises(SetupError, match=r"got memory: [^;]+\. Nothing new was started"):
         profile_with("cpu", own=GpuPodSpec(memory="4 GB"))
 
 
