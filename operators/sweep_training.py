@@ -36,7 +36,7 @@ class SweepTrainingOperator(BaseOperator):
 
     Args:
         dry_run: Whether to look only; text `True` or `False`. Templated.
-        keep_s: Seconds after which work that has ended is deleted.
+        keep_s: Seconds from its end after which work that has ended is deleted.
         namespaces: Where to look; empty: where profiles and models put work now. Those that they have left are not
             known.
         lake_conn_id: Connection of the lake: only what trains from it is ours.
