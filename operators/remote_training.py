@@ -9,21 +9,18 @@ The work's name is the task instance's own over all tries, so Kubernetes itself 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
-from include.errors import ServiceError
 from include.training.failures import Failure, FailureKind, decide_outcome
 from include.training.watch import End, Watch
-from operators.hooks.kubernetes_calls import RefusedError
 from operators.hooks.kubernetes_objects import KubernetesObjects
 from operators.hooks.lake import LakeHook
-from operators.remote_failures import counted, start_again, wait_for_cluster
+from operators.remote_failures import counted, start_again
 from operators.remote_objects import OnCluster
-from operators.remote_search import Search
+from operators.remote_start import see_to_it
 from operators.remote_work import Work
 from operators.retries import MachinesApartMixin
 from sensors.triggers.remote_training import RemoteTrainingTrigger
@@ -105,7 +102,7 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         objects = self._on_cluster(work, self.watch(work))
         if work.result() is not None:
             return self._finish(objects, context)
-        waiting = self._see_to_it(objects, context)
+        waiting = see_to_it(self, objects, context)
         if not waiting.until_gone:  # else it may be what is refused again, when it has gone
             counted(work, context).wait_over()
         raise TaskDeferred(
@@ -135,45 +132,14 @@ class RemoteTrainingOperator(MachinesApartMixin, BaseOperator):
         if self._objects is not None:
             self._objects.delete(grace_s=self._objects.watch.grace_s)
 
-    def _see_to_it(self, objects: OnCluster, context: Context) -> Watch:
-        """See to it that the work is there, or that what is in its way goes; return what to wait for."""
-        try:
-            found = Search(api=objects.api, work=objects.work, watch=objects.watch, log=self.log).find()
-            if found is not None:
-                watch = replace(objects.watch, owner=found.path)
-                if not found.goes_on:
-                    watch = replace(watch, until_gone=True, selector=objects.work.selector)
-                objects = self._objects = replace(objects, watch=watch)
-            if not objects.watch.until_gone:
-                self._make_whole(objects, found.item if found else None, context)
-        except RefusedError as error:
-            if not error.is_quota:
-                raise
-            self.log.info("it waits to run: %s", error.reason)
-            failure = Failure(kind=FailureKind.QUOTA, evidence=(error.reason,))
-            raise wait_for_cluster(objects, context, failure) from error
-        except ServiceError as error:
-            failure = Failure(kind=FailureKind.API_UNREACHABLE, evidence=(str(error),))
-            raise wait_for_cluster(objects, context, failure) from error
-        return objects.watch
-
-    def _make_whole(self, objects: OnCluster, found: Mapping[str, Any] | None, context: Context) -> None:
-        """Create the work, or complete what is there of it; what can never be whole holds no nodes."""
-        try:
-            if found is None:
-                self.create(objects, context)
-            else:
-                self.complete(objects, found)
-        except RefusedError as error:
-            if found is None or error.is_quota:  # which refuses only what is new, so it is not there
-                objects.end()
-                raise
-            self.log.warning("%s The work goes on as it is.", error)
+    def hold(self, objects: OnCluster) -> OnCluster:
+        """Note what `on_kill` deletes, and return it."""
+        self._objects = objects
+        return objects
 
     def _on_cluster(self, work: Work, watch: Watch) -> OnCluster:
         api, since_s = KubernetesObjects(self.kubernetes_conn_id), time.monotonic()
-        self._objects = OnCluster(api=api, work=work, watch=watch, log=self.log, since_s=since_s)
-        return self._objects
+        return self.hold(OnCluster(api=api, work=work, watch=watch, log=self.log, since_s=since_s))
 
     def _finish(self, objects: OnCluster, context: Context) -> dict[str, Any]:
         """End what still runs, and return what the tasks after this one need."""

@@ -57,12 +57,10 @@ class Work:
     def of(cls, task: RemoteTrainingOperator, context: Context, *, job_uri: str) -> Work:
         """Return a task's work: of a job that was written before, or of the one that the present code writes.
 
-        The first needs neither the model's folder nor its profile, which may be others by now, or none.
-
         Args:
             task: The task.
             context: Its context.
-            job_uri: The job; empty: it is written.
+            job_uri: The job, whatever the model's folder and its profile are by now; empty: it is written.
         """
         from include.training.job import load_job
         from include.training.submit import submit_job

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from include.cluster.conditions import Rule, Verdict, decide
 from include.training.failures import Evidence, Failure, FailureKind, classify
-from include.training.pod_events import about, by_events, moment, seen_at
-from include.training.pod_status import condition, has_container_ended, is_waiting, phase, what_is_awaited, why_pending
+from include.training.pod_pending import pending_in_the_cluster_s, why_work_waits
+from include.training.pod_status import condition, has_container_ended, is_waiting, phase
 from include.training.sweep import has_ended
 
 if TYPE_CHECKING:
@@ -227,12 +227,12 @@ class Watcher:
         return self._end("too_long", FailureKind.DEADLINE, f"running for {for_s:.0f} s, of {self.watch.running_s:.0f}")
 
     def _pending(self, sight: Sight, now_s: float) -> End | None:
-        found = _why_pending(sight, num_pods=self.watch.num_pods)
+        found = why_work_waits(sight, num_pods=self.watch.num_pods)
         text = "; ".join(found.evidence)
         self._running_since_s = None
         if self._pending_since_s is None:
             self._pending_since_s = now_s
-        for_s = max(now_s - self._pending_since_s, _pending_in_the_cluster_s(sight))
+        for_s = max(now_s - self._pending_since_s, pending_in_the_cluster_s(sight))
         num = sum(phase(pod) == "Running" for pod in sight.pods)
         self._say(f"{f'{num} of {self.watch.num_pods} pods run, and it' if num else 'it'} waits to run: {text}")
         if for_s < self.watch.pending_s:
@@ -264,24 +264,6 @@ def _has_more_to_tell(sight: Sight) -> bool:
     return is_effect and any(phase(pod) == "Running" for pod in sight.pods)
 
 
-def _why_pending(sight: Sight, *, num_pods: int) -> Failure:
-    for pod in sight.pods:
-        if found := why_pending(pod, sight.events):
-            return found
-    owner = sight.owner or {}
-    if Rule.parse("Suspended").holds(owner) or (owner.get("spec") or {}).get("suspend"):
-        return Failure(kind=FailureKind.QUOTA, evidence=("suspended: its queue has not admitted it yet",))
-    if len(sight.pods) < num_pods and (
-        found := by_events(about(owner, sight.events), (FailureKind.QUOTA, FailureKind.SETUP))
-    ):
-        return found
-    for pod in sight.pods:
-        if is_waiting(pod):
-            return what_is_awaited(pod, sight.events)
-    missing = f"{len(sight.pods)} of {num_pods} pods are there, and no reason is given"
-    return Failure(kind=FailureKind.SETUP, evidence=(missing,))
-
-
 def _goes_on(pod: Seen) -> bool:
     return phase(pod) == "Running"
 
@@ -295,17 +277,3 @@ def _trimmed(pod: Seen, *, first: str) -> dict[str, Any]:
         "metadata": {key: metadata.get(key) for key in _OF_METADATA},
         "status": {key: status[key] for key in _OF_STATUS if key in status},
     }
-
-
-def _pending_in_the_cluster_s(sight: Sight) -> float:
-    """Return for how long the work was as it is when the newest event came; by the cluster's clocks alone.
-
-    It outlives the watcher, and begins anew when work that ran is queued again, has another pod, or its node is not
-    heard any more.
-    """
-    waits = [sight.owner or {}, *(pod for pod in sight.pods if is_waiting(pod))]
-    changes = [found for each in waits for found in (each.get("status") or {}).get("conditions") or ()]
-    times = [(each.get("metadata") or {}).get("creationTimestamp") for each in waits]
-    began = max(moment(text) for text in (*times, *(found.get("lastTransitionTime") for found in changes)))
-    seen = [at for event in sight.events if (at := seen_at(event))]
-    return max(0.0, max(seen) - began) if began and seen else 0.0
