@@ -154,7 +154,7 @@ class ResourceSampler:
             peak_rss_bytes=self._peak_rss_bytes,
             num_gpus=self.num_gpus,
             gpus=tuple(samples.use() for samples in list(self._gpus.values())),
-            total=self._spent(),
+            total=self._spent(wall_s),
         )
 
     def _run(self) -> None:
@@ -166,8 +166,8 @@ class ResourceSampler:
             if time.monotonic() - self._kept_s > _KEEP_S:
                 self._keep()
 
-    def _spent(self) -> Spent:
-        wall_s, before = time.monotonic() - self._since_s, self._before
+    def _spent(self, wall_s: float) -> Spent:
+        before = self._before
         cost = None if self._price_per_hour is None else (before.cost or 0.0) + wall_s / 3600 * self._price_per_hour
         return Spent(
             num_starts=before.num_starts + 1,
@@ -183,7 +183,8 @@ class ResourceSampler:
         if not self._is_kept:
             return
         with contextlib.suppress(OSError, ServiceError, SetupError):
-            write_bytes(self._uri, self._spent().model_dump_json().encode(), storage=self._storage)
+            spent = self._spent(time.monotonic() - self._since_s)
+            write_bytes(self._uri, spent.model_dump_json().encode(), storage=self._storage)
 
 
 def _read_spent(uri: str, *, storage: Storage) -> Spent:
