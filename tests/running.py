@@ -18,6 +18,7 @@ from include.registry.runs import ensure_run
 from include.rollout.ledger import Ledger
 from include.rollout.local import LocalTarget
 from include.serving.client import ModelServerClient
+from include.serving.ending import END_S
 
 if TYPE_CHECKING:
     from include.lake.storage import Storage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MODEL = "flight_delays"
 ROOT = Path(__file__).parents[1]
 TOKEN = "token-of-the-tests"
+MAX_END_S = END_S + 6
 
 
 @dataclass(kw_only=True)
@@ -95,7 +97,7 @@ class RunningModelServer:
         if self.process is None or self.process.poll() is not None:
             return 0
         self.process.terminate()
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=MAX_END_S)
 
     def _answers(self) -> bool:
         try:

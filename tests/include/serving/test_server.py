@@ -21,7 +21,7 @@ from include.errors import BadInputError, CorruptArtifactError, GateError, NotFo
 from include.rollout.latency import NUM_BUCKETS
 from include.serving.client import ModelServerClient, infer_body
 from tests.include.serving.callers import Callers
-from tests.running import ROOT, RunningModelServer
+from tests.running import MAX_END_S, ROOT, RunningModelServer
 from tests.tiny_models import FRAGILE_DISTANCE, fill_online_store, request_columns, tiny_package
 
 if TYPE_CHECKING:
@@ -455,4 +455,4 @@ def test_it_listens_on_loopback_only(model_server: RunningModelServer) -> None:
     local = [line.split()[1] for line in sockets if line.split()[3] == "0A"]
     assert [a for a in local if a.endswith(f":{model_server.port:04X}")] == [f"0100007F:{model_server.port:04X}"]
     os.kill(model_server.process.pid, signal.SIGINT)
-    assert model_server.process.wait(timeout=10) == 0
+    assert model_server.process.wait(timeout=MAX_END_S) == 0
