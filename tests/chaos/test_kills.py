@@ -107,7 +107,7 @@ def undisturbed_tables(storage: Storage, months: tuple[str, ...]) -> tuple[dict[
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_kills_leave_the_same_tables_and_online_store(
     deploy: Callable[[str], Deployment], storage: Storage
 ) -> None:

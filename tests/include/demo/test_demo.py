@@ -10,7 +10,7 @@ from include.runtime import processes
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_the_demo_trains_deploys_retrains_and_stops_what_it_started(
     short_tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
