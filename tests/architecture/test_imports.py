@@ -9,6 +9,7 @@ import pytest
 
 from include.testing.dag_files import parse_dag_files
 from include.testing.dag_rules import Limits, light, quick
+from tests.cpu_speed import slowdown
 
 if TYPE_CHECKING:
     from include.testing.dag_files import DagFileFacts
@@ -27,7 +28,7 @@ def facts() -> dict[Path, DagFileFacts]:
 @pytest.mark.parametrize("path", TRIGGER_FILES, ids=lambda path: path.stem)
 def test_a_trigger_loads_fast_and_nothing_heavy(facts: dict[Path, DagFileFacts], path: Path) -> None:
     assert facts[path].errors == ()
-    assert [*light(facts[path], Limits(), []), *quick(facts[path], Limits(max_parse_s=0.3), [])] == []
+    assert [*light(facts[path], Limits(), []), *quick(facts[path], Limits(max_parse_s=0.3 * slowdown()), [])] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
