@@ -39,8 +39,8 @@ class RefusedError(SetupError):
 
     @property
     def is_quota(self) -> bool:
-        """Whether a quota is used up."""
-        return self.status == _FORBIDDEN and "quota" in self.reason
+        """Whether a quota is used up; one that wants what the profile does not say is no matter of waiting."""
+        return self.status == _FORBIDDEN and "exceeded quota" in self.reason
 
 
 def object_path(*, api_version: str, plural: str, namespace: str, name: str = "") -> str:

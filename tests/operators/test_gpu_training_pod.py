@@ -437,6 +437,13 @@ def test_a_quota_that_stays_used_up_is_told(world: World) -> None:
     assert "got quota: a quota leaves no room for it (pods " in error
 
 
+def test_a_quota_that_wants_what_no_profile_says_is_not_waited_for(world: World) -> None:
+    world.cluster.quota = lambda _pod: "failed quota: compute: must specify limits.ephemeral-storage"
+    assert world.run() == "failed"
+    assert "RefusedError: POST " in world.airflow.errors[0]
+    assert (world.airflow.num_tries, world.airflow.ended_at_s < 60) == (1, True)
+
+
 # --- processes of Airflow that die ------------------------------------------------------------------------------------
 
 
