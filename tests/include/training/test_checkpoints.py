@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -182,7 +183,11 @@ def test_no_code_in_a_checkpoint_is_run(storage: Storage, tmp_path: Path) -> Non
 def test_sigkill_at_any_moment_leaves_whole_checkpoints(storage: Storage) -> None:
     checkpoints = of(storage, "killed")
     newest = 0
-    for delay_s in (0.003, 0.011, 0.02, 0.027, 0.041, 0.06, 0.083, 0.1):
+    delays_s = (0.003, 0.011, 0.02, 0.027, 0.041, 0.06, 0.083, 0.1)
+    longer_s = (delays_s[-1] * 2**number for number in range(1, 9))
+    for delay_s in itertools.chain(delays_s, longer_s):
+        if delay_s > delays_s[-1] and newest:
+            break
         child = os.fork()
         if not child:
             step = newest

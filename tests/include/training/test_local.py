@@ -131,7 +131,7 @@ def undisturbed(tmp_path: Path, **params: Any) -> Result:
 def test_sigterm_saves_a_checkpoint_and_a_retry_ends_as_if_nothing_had_happened(
     storage: Storage, tmp_path: Path
 ) -> None:
-    job = small_job(storage, table=small_table(600), **LONG)
+    job = small_job(storage, table=small_table(600), **SECONDS_LONG)
     lines: list[str] = []
     child = trainer(job, storage)
 
@@ -148,7 +148,7 @@ def test_sigterm_saves_a_checkpoint_and_a_retry_ends_as_if_nothing_had_happened(
     again: list[str] = []
     found = trainer(job, storage, again.append).run()
     assert again[1].startswith("continuing after epoch ")
-    wanted = undisturbed(tmp_path, **LONG)
+    wanted = undisturbed(tmp_path, **SECONDS_LONG)
     assert (found.files, found.epochs) == (wanted.files, wanted.epochs)
 
 
@@ -217,7 +217,7 @@ class Kept(dict[str, Any]):
 
 def test_a_failure_of_the_machine_uses_up_no_retry(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("include.training.interruptions._FIRST_S", 0.1)
-    job = small_job(storage, table=small_table(600), **LONG)
+    job = small_job(storage, table=small_table(600), **SECONDS_LONG)
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -345,15 +345,15 @@ def test_a_trainer_that_nobody_follows_any_more_saves_a_checkpoint_and_ends(
     storage: Storage, task: Callable[..., subprocess.Popen[str]]
 ) -> None:
     job = small_job(storage, **ENDLESS)
-    process = task(job, lease_s=1)
+    process = task(job, lease_s=3)
     read_to(process, "epoch 2:")
     pid = trainer_pid(job)
-    time.sleep(1.5)
+    time.sleep(4)
     assert is_running(pid)  # it is followed
     process.kill()
     wait_for_end(pid)
     assert newest_checkpoint(job, storage=storage)
-    assert "interrupted by no task has followed it for 1 s" in LocalRun.of(job.uri).log.read_text()
+    assert "interrupted by no task has followed it for 3 s" in LocalRun.of(job.uri).log.read_text()
 
 
 @pytest.mark.chaos

@@ -47,9 +47,12 @@ def check(job: Job, found: Machine, checkpoint_bytes: int = 0) -> None:
 
 
 def test_this_machine_passes_in_milliseconds(job: Job) -> None:
-    since = time.perf_counter()
-    check(job, Machine.this_one())
-    assert time.perf_counter() - since < 0.1
+    took_s = []
+    for _ in range(5):
+        since = time.perf_counter()
+        check(job, Machine.this_one())
+        took_s.append(time.perf_counter() - since)
+    assert min(took_s) < 0.1
 
 
 def test_memory_must_hold_the_libraries_and_the_rows(job: Job, tmp_path: Path) -> None:
