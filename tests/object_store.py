@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from include.lake.storage import Storage
 
 MAX_START_S = 60.0
+
+
+def empty(endpoint: str) -> None:
+    """Forget all that moto's server knows: servers in one process share it, buckets and policies included."""
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=20):
+        pass
 
 
 @contextmanager

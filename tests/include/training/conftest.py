@@ -10,6 +10,7 @@ import pytest
 from include.lake.storage import Storage
 from include.training.commit import VARIABLE
 from include.training.nvml import LIBRARY, Nvml
+from tests.object_store import empty
 from tests.snapshots import COMMIT
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def bucket() -> Iterator[Storage]:
         aws_secret_access_key="secret",
         endpoint_url=options["AWS_ENDPOINT_URL"],
     )
+    empty(options["AWS_ENDPOINT_URL"])
     client.create_bucket(Bucket="lake")
     yield storage
     server.stop()

@@ -17,6 +17,7 @@ from include.training import command
 from include.training.evaluate import evaluate
 from include.training.exit_codes import ExitCode
 from include.training.result import read_result
+from tests.object_store import empty
 from tests.snapshots import small_job, small_table
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS
 
 
 @pytest.fixture
-def lake(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port)
+def lake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
-    environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}"}
+    _, port = server.get_host_and_port()
+    environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    empty(environment["AWS_ENDPOINT_URL"])
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="lake")
     yield Storage(root="s3://lake/prod", options=environment)
     server.stop()
@@ -67,5 +70,8 @@ def test_a_policy_is_not_called_the_job_or_its_data(lake: Storage, capsys: pytes
     denied = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": rows}
     client = boto3.client("s3", region_name="us-east-1")
     client.put_bucket_policy(Bucket="lake", Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]}))
-    assert command.main(["--job", job.uri]) == ExitCode.BAD_SETUP
+    try:
+        assert command.main(["--job", job.uri]) == ExitCode.BAD_SETUP
+    finally:
+        client.delete_bucket_policy(Bucket="lake")
     assert "error: object store must allow get_object of 's3://lake/prod/snapshots/" in capsys.readouterr().out
