@@ -15,7 +15,8 @@ from include.serving.accounting import works_of
 from include.serving.microbatch import MicroBatcher
 from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
-from include.serving.scoring import NAMED, ServedModel, score_requests
+from include.serving.scoring import NAMED, score_requests
+from include.serving.served_model import ServedModel
 from include.serving.shadow import Mirror
 from include.serving.timing import TurnClock
 from include.serving.versions import LoadedVersion, open_package, read_registered

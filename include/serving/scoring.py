@@ -11,19 +11,18 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from include.errors import NotFoundError, ServiceError
+from include.errors import ServiceError
 from include.serving.features import UnreadableError
 from include.serving.protocol import answer
-from include.serving.router import Routes
 from include.serving.spans import NO_TRACE, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from include.serving.features import FeatureLookup
-    from include.serving.protocol import Answer, InferRequest, RequestReader
+    from include.serving.protocol import Answer, InferRequest
+    from include.serving.served_model import ServedModel
     from include.serving.versions import LoadedVersion
-    from include.spec import ModelSpec
 
 T = TypeVar("T")
 
@@ -31,39 +30,6 @@ _LOG = logging.getLogger(__name__)
 
 NAMED = "named"
 """Role of a version that answers because the caller named it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """One model as worker threads see it: a snapshot that is replaced, never changed.
-
-    Args:
-        spec: The model's spec.
-        reader: Reads its requests.
-        versions: The versions that are loaded.
-        failures: Version that should be loaded -> why it could not be.
-        routes: Where requests go.
-        revision: Number of the last change of the routes.
-    """
-
-    spec: ModelSpec
-    reader: RequestReader
-    versions: Mapping[str, LoadedVersion] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
-    routes: Routes = field(default_factory=Routes)
-    revision: int = 0
-
-    def require_loaded(self, version: str) -> None:
-        """Refuse a version that somebody names and that is not loaded.
-
-        Raises:
-            NotFoundError: So it is.
-        """
-        if version not in self.versions:
-            raise NotFoundError(
-                f"version {version[:64]!r} of model {self.spec.name!r} must be loaded to be named; it is not. Nothing "
-                "was scored. Name none, and the routes choose."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from include.serving.client import infer_body
 from include.serving.features import FeatureLookup, UnreadableError
 from include.serving.protocol import RequestReader
 from include.serving.router import Routes
-from include.serving.scoring import Asked, Scored, ServedModel, score_requests
+from include.serving.scoring import Asked, Scored, score_requests
+from include.serving.served_model import ServedModel
 from include.serving.sessions import CUDA, open_session
 from include.serving.versions import LoadedVersion, open_package
 from include.spec.serving import ServingSpec

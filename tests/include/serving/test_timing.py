@@ -15,7 +15,8 @@ from include.serving.counters import RouteCounters
 from include.serving.features import FeatureLookup
 from include.serving.protocol import RequestReader
 from include.serving.router import Routes
-from include.serving.scoring import Asked, Outcome, Scored, ServedModel, score_requests
+from include.serving.scoring import Asked, Outcome, Scored, score_requests
+from include.serving.served_model import ServedModel
 from include.serving.timing import ALONE_FRAC, TIMED_EVERY_S, TurnClock
 from include.serving.versions import open_package
 from tests.tiny_models import FRAGILE_DISTANCE, SPEC, fill_online_store, request_columns, tiny_package
