@@ -23,6 +23,7 @@ from aiohttp import web
 
 from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
 from include.serving.router import Routes
+from include.serving.version_checks import require_champions_inputs, require_unrouted
 from include.serving.versions import require_legal_place
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class Admin:
             await self._run(self.engine.try_out, model=model, version=version, **package)
             loaded = await self._run(self.engine.load, model=model, version=version, **package)
             if self._is_needed(model, version, package):
-                self.engine.require_champions_inputs(loaded)
+                served = self.engine.models.get(model)
+                require_champions_inputs(loaded, served=served, max_rows=self.engine.max_rows)
                 self.engine.router.set_version(model, version, package)
                 self.engine.add(loaded)
 
@@ -186,7 +188,7 @@ class Admin:
         """
         await self._restored(model)
         for version in versions:
-            self.engine.require_unrouted(model, version)
+            require_unrouted(version, model=model, routes=self.engine.router.state(model).routes)
         for version in versions:
             self.engine.drop(model, version)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from include.errors import BadInputError, NotFoundError, ServiceError, TradewindError
+from include.errors import NotFoundError, ServiceError, TradewindError
 from include.serving.accounting import works_of
 from include.serving.microbatch import MicroBatcher
 from include.serving.protocol import RequestReader
@@ -19,6 +19,7 @@ from include.serving.scoring import NAMED, score_requests
 from include.serving.served_model import ServedModel
 from include.serving.shadow import Mirror
 from include.serving.timing import TurnClock
+from include.serving.version_checks import require_routable, require_unrouted
 from include.serving.versions import LoadedVersion, open_package, read_registered
 from include.spec import load_spec
 
@@ -127,7 +128,8 @@ class Engine:
         with self._trying_out:
             if self._is_tried(digest):
                 return
-            champion = self._champion(model)
+            served = self.models.get(model)
+            champion = served.champion if served else None
             champion_ms = champion.check_golden()["latency_median_ms"] if champion else None
             try_out(package, spec=load_spec(model), version=version, limits=self.limits, champion_ms=champion_ms)
             self._tried_out.add(digest)
@@ -137,27 +139,6 @@ class Engine:
         package = read_registered(model=model, version=version, uri=uri, digest=digest)
         with self._opening:
             return open_package(package, load_spec(model), version)
-
-    def require_champions_inputs(self, loaded: LoadedVersion) -> None:
-        """Refuse a version of other inputs or outputs than the routed champion's: one reader serves all versions.
-
-        Raises:
-            BadInputError: Its graph, or model.yaml since the champion was loaded, names other inputs, kinds or outputs.
-        """
-        champion = self._champion(loaded.model)
-        if champion is None:
-            return
-        served = self.models[loaded.model]
-        asked = RequestReader.of(load_spec(loaded.model), max_rows=self.max_rows)
-        differing = champion.input_kinds.items() ^ loaded.input_kinds.items()
-        differing |= served.reader.input_kinds.items() ^ asked.input_kinds.items()
-        names = {name for name, _ in differing} | ({"label"} if served.reader.output != asked.output else set())
-        if names:
-            raise BadInputError(
-                f"version {loaded.version} of model {loaded.model!r} must have the inputs and the label of champion "
-                f"{champion.version}; got a difference in {', '.join(sorted(names))}. It was not loaded; the "
-                "champion goes on serving. Give the model a new name, or route nothing first."
-            )
 
     def add(self, loaded: LoadedVersion) -> None:
         """Make a loaded version routable; unrouted ones of other inputs are no longer, for its reader is not theirs."""
@@ -171,26 +152,15 @@ class Engine:
         versions = {name: found for name, found in others.items() if name not in failures} | {loaded.version: loaded}
         self.models[loaded.model] = replace(served, versions=versions, failures=failures)
 
-    def require_unrouted(self, model: str, version: str) -> None:
-        """Refuse to unload a version that a route names.
-
-        Raises:
-            BadInputError: One does.
-        """
-        if role := self.router.state(model).routes.role_of(version):
-            raise BadInputError(
-                f"version {version} of model {model!r} must take no traffic to be unloaded; got {role}. It stays "
-                "loaded. Set other routes first."
-            )
-
     def drop(self, model: str, version: str) -> None:
         """Forget a version that no route names.
 
         Raises:
             BadInputError: A route names it.
         """
-        self.require_unrouted(model, version)
-        if version in self.router.state(model).versions:
+        state = self.router.state(model)
+        require_unrouted(version, model=model, routes=state.routes)
+        if version in state.versions:
             self.router.set_version(model, version, None)
         if model in self.models:
             served = self.models[model]
@@ -205,13 +175,7 @@ class Engine:
             BadInputError: They contradict themselves, or name a version that is not loaded.
         """
         routes.require_possible()
-        loaded = self.models[model].versions if model in self.models else {}
-        for version in (routes.champion, routes.canary, routes.shadow):
-            if version is not None and version not in loaded:
-                raise BadInputError(
-                    f"routes of model {model!r} must name loaded versions ({', '.join(loaded) or 'none'}); got "
-                    f"{version}. The routes stay as they were. Load it first."
-                )
+        require_routable(routes, model=model, loaded=self.models[model].versions if model in self.models else {})
         self.router.set_routes(model, routes)
         if model in self.models:
             self._follow_router(model)
@@ -302,10 +266,6 @@ class Engine:
         if old is not None:
             return replace(old, spec=spec, reader=reader)
         return ServedModel(spec=spec, reader=reader, routes=state.routes, revision=state.revision)
-
-    def _champion(self, model: str) -> LoadedVersion | None:
-        served = self.models.get(model)
-        return served.versions.get(served.routes.champion or "") if served else None
 
     def _is_tried(self, digest: str) -> bool:
         known = {package["digest"] for state in self.router.states.values() for package in state.versions.values()}

@@ -36,6 +36,11 @@ class ServedModel:
     routes: Routes = field(default_factory=Routes)
     revision: int = 0
 
+    @property
+    def champion(self) -> LoadedVersion | None:
+        """Return the routed champion, if there is one and it is loaded."""
+        return self.versions.get(self.routes.champion or "")
+
     def require_loaded(self, version: str) -> None:
         """Refuse a version that somebody names and that is not loaded.
 

@@ -26,6 +26,7 @@ from include.serving.router import Router, Routes
 from include.serving.scoring import Asked
 from include.serving.shadow import GATHER, MAX_PENDING, Mirror
 from include.serving.token import AdminToken
+from include.serving.version_checks import require_champions_inputs
 from tests.tiny_models import fill_online_store, request_columns, tiny_encoding, tiny_package
 
 if TYPE_CHECKING:
@@ -246,9 +247,9 @@ def test_a_model_yaml_that_asks_callers_for_other_inputs_is_refused_too(make: Ca
     engine.restore(MODEL)
     served = engine.models[MODEL]
     inputs = {name: declared for name, declared in served.reader.inputs.items() if name != "tailnum"}
-    engine.models[MODEL] = replace(served, reader=replace(served.reader, inputs=inputs))
+    served = replace(served, reader=replace(served.reader, inputs=inputs))
     with pytest.raises(BadInputError, match="got a difference in tailnum"):
-        engine.require_champions_inputs(replace(served.versions["1"], version="4"))
+        require_champions_inputs(replace(served.versions["1"], version="4"), served=served, max_rows=engine.max_rows)
 
 
 def test_other_inputs_may_come_when_nothing_is_routed(make: Callable[..., WatchedEngine]) -> None:
@@ -256,7 +257,7 @@ def test_other_inputs_may_come_when_nothing_is_routed(make: Callable[..., Watche
     engine.restore(MODEL)
     other = replace(engine.models[MODEL].versions["1"], version="4", encoding=other_encoding())
     engine.route(MODEL, Routes())
-    engine.require_champions_inputs(other)
+    require_champions_inputs(other, served=engine.models[MODEL], max_rows=engine.max_rows)
     engine.add(other)
     engine.route(MODEL, Routes(champion="4"))
     with pytest.raises(BadInputError, match=r"must name loaded versions \(4\); got 1"):
@@ -268,7 +269,7 @@ def test_a_version_of_the_same_inputs_is_welcome(make: Callable[..., WatchedEngi
     engine = make()
     engine.restore(MODEL)
     loaded = replace(engine.models[MODEL].versions["1"], version="4")
-    engine.require_champions_inputs(loaded)
+    require_champions_inputs(loaded, served=engine.models[MODEL], max_rows=engine.max_rows)
     engine.add(loaded)
     assert set(engine.models[MODEL].versions) == {"1", "2", "3", "4"}
 
