@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ HANG_UP_S = 1.0
 """Seconds that all other calls may still take then; aiohttp grants them twice, before and after it cancels them."""
 CLOSE_S = 12.0
 """Seconds that workers, log and spans may take to end."""
+WORK_S = 2.0
+"""Seconds that workers may take to finish what they have begun when the server ends, and again its shadows."""
+LOG_S = 7.0
+"""Seconds that the log may take then; what is in no file waits in the journal."""
 END_S = DRAIN_S + 2 * HANG_UP_S + CLOSE_S
 """Most seconds from a signal to the end, whatever hangs."""
 KEEP_ALIVE_S = 75.0
@@ -91,3 +96,12 @@ async def serve(app: web.Application, *, host: str, port: int, say: Callable[[st
         await app[IN_HAND].drain()  # before aiohttp hangs up: it discards the rest of a body that is under way
     finally:
         await runner.cleanup()
+
+
+def finish_within(finish: Callable[[], object], *, timeout_s: float) -> None:
+    """Call what has no limit of its own, and wait so long for it; what hangs is left behind."""
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        _LOG.error("what was begun must be done within %g s when the server ends; it is left behind", timeout_s)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from include.errors import NotFoundError, ServiceError, TradewindError
 from include.serving.accounting import works_of
+from include.serving.ending import LOG_S, WORK_S, finish_within
 from include.serving.microbatch import MicroBatcher
 from include.serving.protocol import RequestReader
 from include.serving.sandbox import SandboxLimits, try_out
@@ -24,7 +25,7 @@ from include.serving.versions import LoadedVersion, open_package, read_registere
 from include.spec import load_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from include.serving.counters import Counted
     from include.serving.features import FeatureLookup
@@ -39,10 +40,6 @@ MAX_OPENING = 2
 """Versions that are opened and warmed up at a time: each takes its memory twice meanwhile, and all processors."""
 MAX_LOADING = 32
 """Threads that read, try out and open versions; a store that hangs holds those of its own versions."""
-WORK_S = 2.0
-"""Seconds that workers may take to finish what they have begun when the server ends, and again its shadows."""
-LOG_S = 7.0
-"""Seconds that the log may take then; what is in no file waits in the journal."""
 
 
 @dataclass(kw_only=True)
@@ -94,7 +91,7 @@ class Engine:
         """Finish what the workers have begun, then write the log; what hangs is left behind."""
         self.loaders.shutdown(wait=False, cancel_futures=True)
         for finish in (self.pool.shutdown, self._mirror.close):
-            _call(finish, timeout_s=WORK_S)
+            finish_within(finish, timeout_s=WORK_S)
         self.log.close(timeout_s=LOG_S)
 
     def start_restoring(self) -> None:
@@ -286,12 +283,3 @@ class Engine:
             _LOG.exception("model %r could not be restored", model)
             return
         self.models[model] = replace(served, versions=versions, failures=failures)
-
-
-def _call(finish: Callable[[], object], *, timeout_s: float) -> None:
-    """Wait for what has no limit of its own."""
-    thread = threading.Thread(target=finish, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        _LOG.error("what was begun must be done within %g s when the server ends; it is left behind", timeout_s)

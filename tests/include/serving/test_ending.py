@@ -16,8 +16,7 @@ from aiohttp import web
 
 from include.serving.app import make_app
 from include.serving.client import infer_body
-from include.serving.ending import DRAIN_S, QUIET_S, InHand
-from include.serving.engine import _call
+from include.serving.ending import DRAIN_S, QUIET_S, InHand, finish_within
 from include.serving.limits import Admission
 from tests.running import MODEL
 from tests.tiny_models import request_columns
@@ -127,7 +126,7 @@ def test_a_drain_with_nothing_in_hand_waits_for_callers_that_send_on() -> None:
 
 def test_a_worker_that_hangs_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     never = threading.Event()
-    _call(never.wait, timeout_s=0.05)
+    finish_within(never.wait, timeout_s=0.05)
     assert caplog.messages == ["what was begun must be done within 0.05 s when the server ends; it is left behind"]
     never.set()
 
