@@ -37,7 +37,7 @@ replay: setup ## Train a registered version again and compare bytes: make replay
 	@./tradewind replay "$(MODEL)"
 
 test: setup-dev lint ## Lint, then run all tests.
-	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup-dev ## ruff, mypy strict, import-linter.
 	@$(VENV)/bin/ruff check .

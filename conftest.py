@@ -11,6 +11,6 @@ pytest_plugins = ["include.testing.plugin"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take a minute each, so that no core waits for the other's last one."""
+    """Begin with the files that take a minute each, so that no worker waits for the last one."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
