@@ -46,6 +46,16 @@ def is_whole(found: tuple[int, dict[str, Any]]) -> bool:
     return loaded["step"] == step and torch.equal(loaded["weights"]["a"], torch.full((1000,), float(step)))
 
 
+def said_when_passed_over(checkpoints: Checkpoints) -> list[str]:
+    """Load the newest whole checkpoint, which must be that of step 7, and return what was said meanwhile."""
+    said: list[str] = []
+    found = checkpoints.load_newest(say=said.append)
+    assert found is not None
+    assert found[0] == 7
+    assert is_whole(found)
+    return said
+
+
 def test_the_newest_is_found_and_only_so_many_are_kept(place: Storage) -> None:
     checkpoints = of(place, "kept", num_kept=3)
     assert checkpoints.load_newest() is None
@@ -84,11 +94,7 @@ def test_a_damaged_newest_one_is_passed_over_and_said(place: Storage, damage: st
         delete_file(f"{newest}/{name}", storage=place)
     else:
         write_bytes(f"{newest}/{name}", b'{"model": "ti', storage=place)
-    said: list[str] = []
-    found = checkpoints.load_newest(say=said.append)
-    assert found is not None
-    assert found[0] == 7
-    assert is_whole(found)
+    said = said_when_passed_over(checkpoints)
     told = "" if damage == "no manifest" else "It is passed over for the one before."
     assert told in "".join(said)
     assert len(said) == (damage != "no manifest")
@@ -283,11 +289,7 @@ def test_a_damaged_one_that_cannot_be_deleted_is_passed_over_as_any(place: Stora
         checkpoints.save(step, state(step))
     newest = f"{checkpoints.uri}/0000000008"
     write_bytes(f"{newest}/{MANIFEST}", b"{", storage=place)
-    said: list[str] = []
-    found = checkpoints.load_newest(say=said.append)
-    assert found is not None
-    assert found[0] == 7
-    assert is_whole(found)
+    said = said_when_passed_over(checkpoints)
     assert "It is passed over for the one before." in said[0]
     assert said[1].startswith(
         f"warning: '{newest}/{MANIFEST}' of a damaged checkpoint could not be deleted, it is kept"
