@@ -610,18 +610,18 @@ def test_a_decision_on_a_head_that_moved_is_not_recorded(stages: Stages) -> None
     second = world.register()
     stages.of().deploy(None)
     stages.of().shift(second, share_pct=10)
-    other = {"champion": "99", "previous": None}
+    other = {"champion": "theirs", "previous": None}
 
     class Behind(Countdown):
         def tick(self, name: str) -> None:
             if name == "append":  # another writer was faster by one entry
                 world.ledger.append(
-                    model=MODEL, kind="promote", subject="99", evidence=other, actor="other", key="other"
+                    model=MODEL, kind="promote", subject="theirs", evidence=other, actor="other", key="other"
                 )
 
     with stages.counted(Behind(0)) as rollout, pytest.raises(ServiceError, match=r"must still be entry 1 .* got \d+"):
         rollout.promote(second)
-    assert champion_of(world.ledger, MODEL) == "99"
+    assert champion_of(world.ledger, MODEL) == "theirs"
     assert ("promote", second) not in kinds(world)
 
 
