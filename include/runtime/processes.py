@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from include.runtime.secrets import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 DATABASE = "postgres"
 """The process that all others need: it is stopped last."""
@@ -60,6 +61,17 @@ class ManagedProcess:
         return (_started_ticks(pid) or 0) >= self.started_ticks
 
 
+@dataclass
+class _Ending:
+    """The signal that ends this process when a start is through, and whether one is under way."""
+
+    number: int | None = None
+    is_held_off: bool = False
+
+
+_ending = _Ending()
+
+
 def start(
     name: str, command: Sequence[str], *, env: Mapping[str, str], pids: Path, log: Path, niceness: int = 0
 ) -> ManagedProcess:
@@ -72,12 +84,18 @@ def start(
         (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
-    try:
-        return record(name, pid, pids=pids)
-    except OSError:
-        _signal(pid, signal.SIGKILL)  # what no file names could never be stopped
-        raise
+    with _end_held_off():
+        pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
+        try:
+            return record(name, pid, pids=pids)
+        except OSError:
+            _signal(pid, signal.SIGKILL)  # what no file names could never be stopped
+            raise
+
+
+def wait(process: ManagedProcess) -> int:
+    """Wait for a child of this process to end; return its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
 
 
 def record(name: str, pid: int, *, pids: Path) -> ManagedProcess:
@@ -155,10 +173,25 @@ def exit_on_signals() -> None:
     def end(number: int, _frame: object) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+        if not _ending.is_held_off:
+            raise SystemExit(128 + number)
+        _ending.number = number
 
     for number in numbers:
         signal.signal(number, end)
+
+
+@contextmanager
+def _end_held_off() -> Iterator[None]:
+    """Let a signal that ends this process wait: what was started meanwhile must have its file before."""
+    _ending.is_held_off = True
+    try:
+        yield
+    finally:
+        _ending.is_held_off = False
+        if _ending.number is not None:
+            number, _ending.number = _ending.number, None
+            raise SystemExit(128 + number)
 
 
 def adopt_orphans() -> None:

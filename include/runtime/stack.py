@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -34,6 +33,8 @@ STOP_TIMEOUT_S = 90.0
 """Longest that the supervisor may take to stop everything."""
 MAX_FAILED_STARTS = 3
 """Ends in a row after which `up` says that a process does not start."""
+PREPARATIONS = ("migrate", "feast")
+"""Commands that run, and end, before the first server starts."""
 STAGES = ("monitor", "deploy", "train", "materialize", "rollback", "score", "ingest")
 """Order of unpausing: a paused consumer loses asset events for ever, so the producers come last."""
 UPKEEP = ("reconcile", "retain", "sweep")
@@ -77,24 +78,22 @@ def prepare(deployment: Deployment, *, say: Callable[[str], None]) -> None:
             env | {"PYTHONPATH": str(REPO)},
         ),
     }
-    started = {name: _run_beside(name, command, env, home=home) for name, (command, env) in commands.items()}
     try:
-        codes = {name: child.wait() for name, child in started.items()}
+        started = [
+            processes.start(name, command, env=env, pids=home.pids, log=home.logs / f"{name}.log")
+            for name, (command, env) in commands.items()
+        ]
+        codes = {process.name: processes.wait(process) for process in started}
     finally:
-        for child in started.values():
-            child.kill()  # does nothing to one that has ended, as they have unless this process was told to end
-            child.wait()
+        for process in processes.find(home.pids):
+            if process.name in PREPARATIONS:
+                processes.stop(process, pids=home.pids)
     for name, code in codes.items():
         if code != 0:
             log = home.logs / f"{name}.log"
             raise SetupError(f"{name} must end with exit code 0; got {code}. No server was started. See {log}.")
     if deployment.uses_embedded_postgres:
         stamp.write_text(release)
-
-
-def _run_beside(name: str, command: tuple[str, ...], env: dict[str, str], *, home: Home) -> subprocess.Popen[bytes]:
-    with (home.logs / f"{name}.log").open("ab") as output:
-        return subprocess.Popen(command, env=env, cwd=home.root, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
 
 def up(deployment: Deployment, *, say: Callable[[str], None], models: Collection[str] | None = None) -> None:
@@ -114,7 +113,8 @@ def up(deployment: Deployment, *, say: Callable[[str], None], models: Collection
 
 def _up(deployment: Deployment, *, say: Callable[[str], None], models: Collection[str] | None) -> None:
     home = deployment.home
-    running = processes.running(home.pids)
+    # A migration that runs has lost the command that began it: only one command works here at a time.
+    running = {name: one for name, one in processes.running(home.pids).items() if name not in PREPARATIONS}
     _check_ports(deployment, running)
     is_supervised = SUPERVISOR in running
     try:

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from include.runtime import processes
+from include.runtime.home import REPO
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
 IGNORES_SIGTERM = (
@@ -97,3 +99,40 @@ def test_a_process_that_no_file_could_name_is_ended(
     with pytest.raises(OSError, match="no space left"):
         start("server", SLEEP)
     assert os.waitstatus_to_exitcode(os.waitpid(started[0], 0)[1]) == -signal.SIGKILL
+
+
+STARTS_FOR_EVER = """
+import itertools, sys
+from pathlib import Path
+from include.runtime import processes
+from include.runtime.home import REPO
+
+pids = Path(sys.argv[1])
+processes.exit_on_signals()
+print("begins", flush=True)
+for number in itertools.count():
+    processes.start(f"n{number}", ("sleep", "60"), env={"PATH": "/usr/bin:/bin"}, pids=pids, log=pids.parent / "log")
+"""
+
+
+def test_whatever_was_started_before_a_signal_to_end_has_its_file(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    for delay_s in (0.001, 0.004, 0.007, 0.011, 0.014, 0.017, 0.021, 0.024, 0.027, 0.031):
+        command = [sys.executable, "-c", STARTS_FOR_EVER, str(pids)]
+        with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE) as starting:
+            assert starting.stdout is not None
+            starting.stdout.readline()
+            time.sleep(delay_s)
+            starting.send_signal(signal.SIGTERM)
+        assert starting.returncode == 128 + signal.SIGTERM
+        known = processes.find(pids)
+        processes.stop_all(known, pids=pids, say=lambda _: None)
+    assert [pid for pid in Path("/proc").glob("[0-9]*") if works_in(pid) == tmp_path] == []
+
+
+def works_in(process: Path) -> Path | None:
+    try:
+        return (process / "cwd").readlink()
+    except OSError:
+        return None
