@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-rollout bench-serving bench-gpu docs lock clean
+.PHONY: help setup setup-dev demo up down status replay test lint format chaos bench bench-models bench-faults bench-rollout bench-serving bench-soak bench-gpu docs lock clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-rollout: setup-dev ## Simulate ten thousand rollouts of each kind and writ
 
 bench-serving: setup-dev ## Put the model server beside MLflow's, LitServe and BentoML, and write benchmarks/serving.json.
 	@TRADEWIND_BENCH_TO=benchmarks/serving.json $(PY) -m pytest -q -s -m chaos tests/bench/test_serving.py
+
+bench-soak: setup-dev ## Ask the model server for an hour and write benchmarks/soak.json: whether its memory grows.
+	@TRADEWIND_BENCH_TO=benchmarks/soak.json $(PY) -m pytest -q -s -m chaos tests/bench/test_soak.py
 
 bench-gpu: setup-dev ## Run what needs a CUDA device and write its figures into benchmarks/gpu.json; without one, name what is skipped.
 	@TRADEWIND_BENCH_TO=benchmarks/gpu.json $(PY) -m pytest -q -s -rs -m gpu tests
