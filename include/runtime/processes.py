@@ -32,12 +32,13 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 @dataclass(frozen=True, kw_only=True)
 class ManagedProcess:
-    """A process that this deployment started."""
+    """A process that this deployment started, and how many seconds it may take to end when it is asked to."""
 
     name: str
     pid: int
     started_ticks: int
     boot_id: str
+    grace_s: float = 8.0
 
     @property
     def is_running(self) -> bool:
@@ -73,7 +74,14 @@ _ending = _Ending()
 
 
 def start(
-    name: str, command: Sequence[str], *, env: Mapping[str, str], pids: Path, log: Path, niceness: int = 0
+    name: str,
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    pids: Path,
+    log: Path,
+    niceness: int = 0,
+    grace_s: float = ManagedProcess.grace_s,
 ) -> ManagedProcess:
     """Start a command detached, with its output appended to `log`, and write its process file."""
     # Not subprocess.Popen: it insists on being waited for, and these outlive us. coreutils' env changes the folder.
@@ -87,7 +95,7 @@ def start(
     with _end_held_off():
         pid = os.posix_spawnp("env", wrapped, dict(env), file_actions=files, setsid=True)
         try:
-            return record(name, pid, pids=pids)
+            return record(name, pid, pids=pids, grace_s=grace_s)
         except OSError:
             _signal(pid, signal.SIGKILL)  # what no file names could never be stopped
             raise
@@ -98,9 +106,11 @@ def wait(process: ManagedProcess) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
 
 
-def record(name: str, pid: int, *, pids: Path) -> ManagedProcess:
+def record(name: str, pid: int, *, pids: Path, grace_s: float = ManagedProcess.grace_s) -> ManagedProcess:
     """Write the process file of a running process."""
-    process = ManagedProcess(name=name, pid=pid, started_ticks=_started_ticks(pid) or 0, boot_id=_boot_id())
+    process = ManagedProcess(
+        name=name, pid=pid, started_ticks=_started_ticks(pid) or 0, boot_id=_boot_id(), grace_s=grace_s
+    )
     write_private(pids / f"{name}.json", json.dumps(asdict(process)))
     return process
 
@@ -121,12 +131,17 @@ def ask_to_stop(process: ManagedProcess, *, how: signal.Signals = signal.SIGTERM
         _signal(process.pid, how)
 
 
-def stop(process: ManagedProcess, *, pids: Path, grace_s: float = 8.0, how: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the leader to stop, then end what is left of its session, then remove its process file."""
+def stop(
+    process: ManagedProcess, *, pids: Path, how: signal.Signals = signal.SIGTERM, asked_at_s: float | None = None
+) -> None:
+    """Ask the leader to stop, then end what is left of its session, then remove its process file.
+
+    Its grace counts from `asked_at_s` of the monotonic clock where it was asked before.
+    """
     if process.is_running:
         ask_to_stop(process, how=how)
         _reap(process.pid)
-        deadline = time.monotonic() + grace_s
+        deadline = (time.monotonic() if asked_at_s is None else asked_at_s) + process.grace_s
         while process.is_running and time.monotonic() < deadline:
             _reap(process.pid)
             time.sleep(_POLL_S)
@@ -141,11 +156,12 @@ def stop_all(found: Iterable[ManagedProcess], *, pids: Path, say: Callable[[str]
     found = list(found)
     num_running = sum(bool(process.members()) for process in found)
     servers = [process for process in found if process.name != DATABASE]
+    asked_at_s = time.monotonic()
     for process in servers:
         say(f"stopping {process.name}")
         ask_to_stop(process)
     for process in servers:
-        stop(process, pids=pids)
+        stop(process, pids=pids, asked_at_s=asked_at_s)
     for process in found:
         if process.name == DATABASE:
             say("stopping PostgreSQL")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from include.serving.client import ModelServerClient
 
 LOOPBACK = "127.0.0.1"
+MODEL_SERVER_GRACE_S = 26.0
+"""More than the server takes at most to answer what is in hand (`include.serving.ending.END_S`)."""
 _QUICK_RECOVERY = {
     # Airflow takes over what a dead scheduler or triggerer had in hand when its heartbeat is so old. On one machine,
     # where the supervisor ends a dead one's processes before it starts the next, three missed heartbeats say enough.
@@ -56,6 +58,7 @@ class Service:
         needs: Names of the services without which it is not started again, and is not to blame for ending.
         before_start: Clears away what a killed predecessor left behind.
         niceness: Higher for what nobody waits for at the start.
+        grace_s: Seconds that it may take to end when it is asked to.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Service:
     needs: tuple[str, ...] = ()
     before_start: Callable[[], None] = lambda: None
     niceness: int = 0
+    grace_s: float = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +248,7 @@ class Deployment:
             env=_base_env() | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
             check=Answers(url=f"{self.model_server_url}/v2/health/live"),
             niceness=5,
+            grace_s=MODEL_SERVER_GRACE_S,
         )
 
     def _mlflow(self, *, needs: tuple[str, ...]) -> Service:

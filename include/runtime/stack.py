@@ -179,6 +179,7 @@ def _start_supervisor(home: Home) -> None:
         env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"},
         pids=home.pids,
         log=home.logs / f"{SUPERVISOR}.log",
+        grace_s=STOP_TIMEOUT_S,
     )
 
 
@@ -200,7 +201,7 @@ def _stop(home: Home, *, say: Callable[[str], None]) -> int:
     num_running = sum(bool(process.members()) for process in found if process.name != SUPERVISOR)
     for supervisor in (process for process in found if process.name == SUPERVISOR):
         say("stopping everything")
-        processes.stop(supervisor, pids=home.pids, grace_s=STOP_TIMEOUT_S)
+        processes.stop(supervisor, pids=home.pids)
     processes.stop_all(processes.find(home.pids), pids=home.pids, say=say)
     return num_running
 

@@ -159,6 +159,7 @@ class Supervisor:
                 pids=self.home.pids,
                 log=self.home.logs / f"{service.name}.log",
                 niceness=service.niceness,
+                grace_s=service.grace_s,
             )
         except OSError as error:
             watched.num_failures += 1

@@ -91,7 +91,7 @@ def test_a_process_that_no_file_could_name_is_ended(
 ) -> None:
     started = []
 
-    def refuse(name: str, pid: int, *, pids: Path) -> None:
+    def refuse(name: str, pid: int, *, pids: Path, grace_s: float) -> None:
         started.append(pid)
         raise OSError("no space left on device")
 
@@ -99,6 +99,29 @@ def test_a_process_that_no_file_could_name_is_ended(
     with pytest.raises(OSError, match="no space left"):
         start("server", SLEEP)
     assert os.waitstatus_to_exitcode(os.waitpid(started[0], 0)[1]) == -signal.SIGKILL
+
+
+SLOW_TO_END = """
+import signal, sys, time
+def end(*_):
+    time.sleep(3)
+    print("done", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+print("begins", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("grace_s", "said"), [(0.3, "begins"), (20.0, "begins\ndone")])
+def test_each_process_has_its_own_time_to_end(tmp_path: Path, grace_s: float, said: str) -> None:
+    pids, log = tmp_path / "pids", tmp_path / "server.log"
+    pids.mkdir()
+    command = (sys.executable, "-c", SLOW_TO_END)
+    processes.start("server", command, env=os.environ, pids=pids, log=log, grace_s=grace_s)
+    wait_for_line(log)
+    assert processes.stop_all(processes.find(pids), pids=pids, say=lambda _: None) == 1
+    assert log.read_text().strip() == said
 
 
 STARTS_FOR_EVER = """

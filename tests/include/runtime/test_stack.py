@@ -15,6 +15,7 @@ from include.errors import SetupError
 from include.runtime import processes, stack
 from include.runtime.home import MAX_SOCKET_BYTES, REPO, Home
 from include.runtime.secrets import load_secrets
+from include.serving.ending import END_S
 
 
 def test_everything_below_home_is_private(tmp_path: Path) -> None:
@@ -52,6 +53,14 @@ def test_only_the_triggerer_and_the_api_server_have_the_repository_on_their_path
     deployment = stack.open_deployment(tmp_path / "home", ports=stack.free_ports())
     with_path = {s.name for s in deployment.services() if "PYTHONPATH" in s.env and s.name != "model-server"}
     assert with_path == {"triggerer", "api-server"}
+
+
+def test_each_server_has_the_time_that_it_takes_to_end_and_the_supervisor_the_time_to_wait(tmp_path: Path) -> None:
+    services = stack.open_deployment(tmp_path / "home", ports=stack.free_ports()).services()
+    grace_s = {service.name: service.grace_s for service in services}
+    assert grace_s["model-server"] > END_S
+    killed_s = 2 * 2.0 * len(services)  # SIGTERM and SIGKILL to what is left of each
+    assert grace_s.pop("postgres") + max(grace_s.values()) + killed_s < stack.STOP_TIMEOUT_S
 
 
 @pytest.mark.parametrize("num_bytes", [MAX_SOCKET_BYTES, MAX_SOCKET_BYTES + 1])
