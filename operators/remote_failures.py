@@ -60,7 +60,7 @@ def start_again(objects: OnCluster, context: Context, failure: Failure) -> TaskD
     if not failure.is_infrastructure:
         raise work.error(failure)
     limit, so_far = _profile(objects, failure).max_interruptions, counted(work, context)
-    if why := so_far.count(failure.kind, limit=limit, checkpoint=work.newest_checkpoint()):
+    if why := so_far.count(failure.kind, limit=limit, checkpoint=work.standing().checkpoint):
         raise work.error(failure, next_try=why)
     number, wait_s = so_far.num, so_far.back_off_s
     then = f"Another start follows in {wait_s:.0f} s and uses up no retry ({number} of {limit} interruptions)."

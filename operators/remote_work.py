@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from include.errors import TradewindError
     from include.lake.storage import Storage
-    from include.training.failures import Failure
+    from include.training.failure_kinds import Failure, Standing
     from include.training.job import Job
     from operators.remote_training import RemoteTrainingOperator
 
@@ -111,14 +111,14 @@ class Work:
         return read_result(self.job, storage=self.storage)
 
     def error(self, failure: Failure, *, next_try: str | None = None) -> TradewindError:
-        """Return what a failure of it means, with where its newest checkpoint is."""
-        return failure.error(f"training job {self.job.key}", checkpoint=self.newest_checkpoint(), next_try=next_try)
+        """Return what a failure of it means, with how far it has come."""
+        return failure.error(f"training job {self.job.key}", self.standing(), next_try=next_try)
 
-    def newest_checkpoint(self) -> str | None:
-        """Return where its newest complete checkpoint lies; None: there is none."""
-        from include.training.submit import newest_checkpoint
+    def standing(self) -> Standing:
+        """Return how far it has come."""
+        from include.training.submit import standing_of
 
-        return newest_checkpoint(self.job, storage=self.storage)
+        return standing_of(self.job, storage=self.storage)
 
     def watch(self, owner: str, *, container: str, poll_s: float, has_pods: bool = False) -> Watch:
         """Return what is waited for, and for how long.

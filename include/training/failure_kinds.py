@@ -98,6 +98,25 @@ _IF_ANY = "The next try, if the task has one left,"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a training has come.
+
+    Attributes:
+        checkpoint: URI of the newest complete checkpoint; None: there is none.
+        spent: What its starts have taken, a sentence; empty: not known.
+    """
+
+    checkpoint: str | None = None
+    spent: str = ""
+
+    @property
+    def words(self) -> str:
+        """Both, in words."""
+        saved = f"The newest checkpoint is {self.checkpoint}." if self.checkpoint else "No checkpoint was saved."
+        return f"{saved} {self.spent}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """What ended a training, and the words of the machines that say so.
 
@@ -130,21 +149,20 @@ class Failure:
         """What a person has to do."""
         return _REMEDY.get(self.kind, "Mend the cause, then clear the task.")
 
-    def message(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> str:
-        """Return what happened, where the checkpoint is, and what the next try will do.
+    def message(self, subject: str, standing: Standing, *, next_try: str | None = None) -> str:
+        """Return what happened, where the checkpoint is, what was spent, and what the next try will do.
 
         Args:
             subject: Names the training, such as `training job 2013-03-ab12`.
-            checkpoint: URI of the newest complete checkpoint; None: there is none.
+            standing: How far it has come.
             next_try: What comes next, a sentence; by default what the kind says.
         """
-        state = f"The newest checkpoint is {checkpoint}." if checkpoint else "No checkpoint was saved."
-        then = next_try or self._next_try(checkpoint)
-        return f"{subject} must leave a whole result; got {self.summary}. {state} {then}"
+        then = next_try or self._next_try(standing.checkpoint)
+        return f"{subject} must leave a whole result; got {self.summary}. {standing.words} {then}"
 
-    def error(self, subject: str, *, checkpoint: str | None = None, next_try: str | None = None) -> TradewindError:
+    def error(self, subject: str, standing: Standing, *, next_try: str | None = None) -> TradewindError:
         """Return the error whose class says what can be done; Airflow's retry policy reads the class."""
-        return _ERRORS.get(self.kind, TrainingError)(self.message(subject, checkpoint=checkpoint, next_try=next_try))
+        return _ERRORS.get(self.kind, TrainingError)(self.message(subject, standing, next_try=next_try))
 
     def _next_try(self, checkpoint: str | None) -> str:
         if self.needs_a_person:

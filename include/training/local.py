@@ -38,7 +38,7 @@ from include.training.log_tail import LogTail
 from include.training.pod_status import by_exit_code
 from include.training.result import Result, read_result
 from include.training.stop import GRACE_S, LEASE_S
-from include.training.submit import newest_checkpoint
+from include.training.submit import standing_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,21 +131,21 @@ class TrainerProcess:
 
     def _wait_for_another_start(self, failure: Failure) -> None:
         """Return after a pause if machines failed, so that another trainer starts in this very try; raise otherwise."""
-        checkpoint = newest_checkpoint(self.job, storage=self.storage)
+        standing = standing_of(self.job, storage=self.storage)
         subject, counted = f"training job {self.job.uri}", self.interruptions
         if self._stopped and failure.is_infrastructure:
-            raise InterruptionError(failure.message(subject, checkpoint=checkpoint))
+            raise InterruptionError(failure.message(subject, standing))
         if counted is None or not failure.is_infrastructure:
-            raise failure.error(subject, checkpoint=checkpoint)
-        if why := counted.count(failure.kind, limit=MAX_INTERRUPTIONS, checkpoint=checkpoint):
-            raise failure.error(subject, checkpoint=checkpoint, next_try=why)
+            raise failure.error(subject, standing)
+        if why := counted.count(failure.kind, limit=MAX_INTERRUPTIONS, checkpoint=standing.checkpoint):
+            raise failure.error(subject, standing, next_try=why)
         pause_s, of = counted.back_off_s, f"{counted.num} of {MAX_INTERRUPTIONS}"
         then = f"It starts again in {pause_s:g} s, interruption {of}; no retry is used up."
-        self.say(failure.message(subject, checkpoint=checkpoint, next_try=then))
+        self.say(failure.message(subject, standing, next_try=then))
         until_s = time.monotonic() + pause_s
         while time.monotonic() < until_s:
             if self._stopped:
-                raise InterruptionError(self._stopped.message(subject, checkpoint=checkpoint))
+                raise InterruptionError(self._stopped.message(subject, standing))
             time.sleep(_POLL_S)
 
     def _attend(self, run: LocalRun) -> tuple[bool, Evidence]:

@@ -51,6 +51,20 @@ class Spent(BaseModel):
     gpu_s: float = Field(default=0.0, description="Seconds times GPUs that were held, busy or not.")
     cost: float | None = Field(default=None, description="In the currency of the price; null without a price.")
 
+    @property
+    def words(self) -> str:
+        """A sentence about it; empty if nothing was spent.
+
+        >>> Spent(num_starts=3, wall_s=5400, gpu_s=10800, cost=2.7).words
+        'Its 3 starts have taken 5,400 s, 3.00 GPU hours, 2.70 by the price.'
+        """
+        if not self.num_starts:
+            return ""
+        taken = f"Its {self.num_starts} starts have" if self.num_starts > 1 else "Its only start has"
+        gpus = f", {self.gpu_s / 3600:,.2f} GPU hours" if self.gpu_s else ""
+        cost = f", {self.cost:,.2f} by the price" if self.cost is not None else ""
+        return f"{taken} taken {self.wall_s:,.0f} s{gpus}{cost}."
+
 
 class Resources(BaseModel):
     """What a finished training took.
@@ -125,10 +139,10 @@ class ResourceSampler:
         is_kept: bool = True,
         sample_s: float = SAMPLE_S,
     ) -> None:
-        self._uri, self._storage = f"{job.output_uri}/{SPENT_FILE}", storage
+        self._uri, self._storage = _uri_of(job), storage
         self.num_gpus, self._price_per_hour = num_gpus, price_per_hour
         self._is_kept, self._sample_s = is_kept, sample_s
-        self._before = _read_spent(self._uri, storage=storage)
+        self._before = spent_on(job, storage=storage)
         self._since_s, self._kept_s = time.monotonic(), time.monotonic()
         self._peak_rss_bytes = 0
         self._gpus: dict[int, _Samples] = {}
@@ -187,11 +201,20 @@ class ResourceSampler:
             write_bytes(self._uri, spent.model_dump_json().encode(), storage=self._storage)
 
 
-def _read_spent(uri: str, *, storage: Storage) -> Spent:
+def spent_on(job: Job, *, storage: Storage) -> Spent:
+    """Return what all starts of a job have taken until now, as far as it was written down.
+
+    Raises:
+        ServiceError: The storage does not answer.
+    """
     try:
-        return Spent.model_validate_json(read_bytes(uri, storage=storage))
+        return Spent.model_validate_json(read_bytes(_uri_of(job), storage=storage))
     except (NotFoundError, ValidationError):
         return Spent()
+
+
+def _uri_of(job: Job) -> str:
+    return f"{job.output_uri}/{SPENT_FILE}"
 
 
 def _tree(pid: int) -> list[int]:

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from include.errors import BadInputError, TrainingError
 from include.training.checkpoints import Checkpoints
 from include.training.commit import current_commit
+from include.training.failure_kinds import Standing
 from include.training.job import Job, SnapshotRef, make_job
+from include.training.resources import spent_on
 from include.training.result import read_result
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def finished_job(job: Job, *, storage: Storage) -> dict[str, Any]:
     }
 
 
-def newest_checkpoint(job: Job, *, storage: Storage) -> str | None:
-    """Return where a job's newest checkpoint lies, None if there is none; its bytes are not read."""
-    return Checkpoints.of_job(job, storage=storage).newest_uri()
+def standing_of(job: Job, *, storage: Storage) -> Standing:
+    """Return how far a job has come; no byte of a checkpoint is read."""
+    checkpoint = Checkpoints.of_job(job, storage=storage).newest_uri()
+    return Standing(checkpoint=checkpoint, spent=spent_on(job, storage=storage).words)

@@ -17,12 +17,14 @@ from kubernetes.client import models as k8s
 from kubernetes_asyncio.config import ConfigException
 
 from include.errors import BadInputError
+from include.lake.files import write_bytes
 from include.spec import load_spec
 from include.training.commit import VARIABLE
 from include.training.manifests import RemoteTraining, torchrun_command
 from include.training.manifests import pod as pod_manifest
 from include.training.profiles import VARIABLE as PROFILES_VARIABLE
 from include.training.profiles import read_profiles
+from include.training.resources import SPENT_FILE, Spent
 from include.training.result import write_result
 from operators import remote_work
 from operators.gpu_training_pod import GpuTrainingPodOperator
@@ -363,11 +365,13 @@ def test_what_a_person_must_mend_is_not_tried_again(world: World, flaw: Any, kin
     world.trainer.flaw = flaw
     if flaw == "out_of_memory":
         world.trainer.began = lambda run: after(world, 100, lambda: world.cluster.out_of_memory(run.pod))
+    spent = Spent(num_starts=2, wall_s=7200, gpu_s=14400, cost=3.6)
+    write_bytes(f"{world.job.output_uri}/{SPENT_FILE}", spent.model_dump_json().encode(), storage=world.storage)
     assert world.run() == "failed"
     assert (world.airflow.num_tries, created(world)) == (1, 1)
     (error,) = world.airflow.errors
     assert f"training job {world.job.key} must leave a whole result; got {kind}: " in error
-    assert "No retry follows." in error
+    assert f". {spent.words} No retry follows." in error
 
 
 def test_a_message_holds_neither_the_environment_nor_a_manifest(world: World) -> None:

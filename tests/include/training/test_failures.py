@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from include.errors import BadInputError, SetupError, TrainingError
+from include.training.failure_kinds import Standing
 from include.training.failures import Evidence, Failure, FailureKind, classify, decide_outcome
 from include.training.pod_status import exit_code, why_pending
 
@@ -207,20 +208,24 @@ def test_without_a_result_nothing_is_a_success(end: str) -> None:
 def test_each_kind_has_words_and_one_remedy(kind: FailureKind) -> None:
     failure = Failure(kind=kind, evidence=("exit code 9", "words"))
     assert not (failure.is_infrastructure and failure.needs_a_person)
-    text = failure.message("training job 7", checkpoint="s3://lake/7/checkpoints/40")
+    standing = Standing(checkpoint="s3://lake/7/checkpoints/40", spent="Its only start has taken 9 s.")
+    text = failure.message("training job 7", standing)
     assert text.startswith(f"training job 7 must leave a whole result; got {kind}: ")
-    assert "(exit code 9; words). The newest checkpoint is s3://lake/7/checkpoints/40. " in text
+    assert (
+        "(exit code 9; words). The newest checkpoint is s3://lake/7/checkpoints/40. Its only start has taken 9 s. "
+        in text
+    )
     assert ("No retry follows." in text) == failure.needs_a_person
     assert ("if the task has one left" in text) != failure.needs_a_person
-    assert "No checkpoint was saved." in failure.message("training job 7")
-    assert failure.message("training job 7", next_try="Try 2 of 3 follows in 9 s.").endswith(
-        "Try 2 of 3 follows in 9 s."
+    assert "No checkpoint was saved." in failure.message("training job 7", Standing())
+    assert failure.message("training job 7", standing, next_try="Try 2 of 3 follows in 9 s.").endswith(
+        "s. Try 2 of 3 follows in 9 s."
     )
 
 
 def test_the_class_of_the_error_says_who_can_do_something() -> None:
     def raised(kind: FailureKind) -> type[BaseException]:
-        return type(Failure(kind=kind).error("training job 7"))
+        return type(Failure(kind=kind).error("training job 7", Standing()))
 
     assert raised(K.USER_ERROR) is raised(K.BAD_DATA) is BadInputError
     assert raised(K.IMAGE) is raised(K.UNSCHEDULABLE) is raised(K.OUT_OF_MEMORY) is SetupError

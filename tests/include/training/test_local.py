@@ -27,7 +27,7 @@ from include.training.log_tail import LogTail
 from include.training.preflight import GPUS_VARIABLE
 from include.training.result import Result, read_result
 from include.training.stop import GRACE_S, Stop
-from include.training.submit import newest_checkpoint
+from include.training.submit import standing_of
 from tests.snapshots import small_job, small_table
 
 if TYPE_CHECKING:
@@ -141,7 +141,10 @@ def test_sigterm_saves_a_checkpoint_and_a_retry_ends_as_if_nothing_had_happened(
             child.terminate()
 
     child.say = say
-    with pytest.raises(TrainingError, match=r"the task was asked to stop.*The newest checkpoint is .*continues there"):
+    said = (
+        r"the task was asked to stop.*The newest checkpoint is .*\. Its only start has taken \d+ s\. .*continues there"
+    )
+    with pytest.raises(TrainingError, match=said):
         child.run()
     assert lines[-1].startswith("interrupted by SIGTERM: stopped in epoch ")
     assert read_result(job, storage=storage) is None
@@ -318,7 +321,7 @@ def test_an_error_in_the_task_leaves_no_trainer_behind(storage: Storage) -> None
     with pytest.raises(TimeoutError):
         trainer(job, storage, say).run()
     assert not is_running(trainer_pid(job))
-    assert newest_checkpoint(job, storage=storage)
+    assert standing_of(job, storage=storage).checkpoint
 
 
 def test_a_retry_goes_on_with_the_trainer_of_a_killed_task(
@@ -352,7 +355,7 @@ def test_a_trainer_that_nobody_follows_any_more_saves_a_checkpoint_and_ends(
     assert is_running(pid)  # it is followed
     process.kill()
     wait_for_end(pid)
-    assert newest_checkpoint(job, storage=storage)
+    assert standing_of(job, storage=storage).checkpoint
     assert "interrupted by no task has followed it for 3 s" in LocalRun.of(job.uri).log.read_text()
 
 
@@ -387,7 +390,7 @@ def test_a_trainer_leaves_its_group_to_save_a_checkpoint_after_the_group_was_kil
         time.sleep(0.001)
     process.kill()
     wait_for_end(pid)
-    assert newest_checkpoint(job, storage=storage)
+    assert standing_of(job, storage=storage).checkpoint
 
 
 def test_two_tries_at_once_share_one_trainer(storage: Storage) -> None:
