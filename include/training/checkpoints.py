@@ -131,10 +131,13 @@ class Checkpoints:
         """Return the steps of the complete checkpoints, in order."""
         return sorted(step for step, names in self._found().items() if MANIFEST in names)
 
+    def uris(self) -> list[str]:
+        """Return where the complete checkpoints lie, oldest first; their bytes are not read."""
+        return [self._folder(step) for step in self.steps()]
+
     def newest_uri(self) -> str | None:
         """Return where the newest complete checkpoint lies, None if there is none; its bytes are not read."""
-        steps = self.steps()
-        return self._folder(steps[-1]) if steps else None
+        return next(reversed(self.uris()), None)
 
     def _folder(self, step: int) -> str:
         return f"{self.uri}/{step:0{_STEP_DIGITS}d}"

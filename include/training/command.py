@@ -102,7 +102,8 @@ def _run(job_uri: str, *, stop: Stop) -> tuple[int, str]:
             return ExitCode.DONE, ""
         watch = _Watch()
         machine = Machine.this_one()
-        check_machine(job, machine=machine, is_local=storage.is_local, checkpoint_bytes=_checkpoint_bytes(job, storage))
+        sizes = _checkpoints_bytes(job, storage)
+        check_machine(job, machine=machine, is_local=storage.is_local, checkpoints_bytes=sizes)
         check_torch(job, machine=machine)
         if stop.run:
             stop.claim = Claim.take(job, storage=storage)
@@ -133,12 +134,12 @@ def _is_done(job: Job, *, storage: Storage) -> bool:
     return found is not None
 
 
-def _checkpoint_bytes(job: Job, storage: Storage) -> int:
-    """Return the size of the newest checkpoint on this machine's disk, 0 without one."""
+def _checkpoints_bytes(job: Job, storage: Storage) -> list[int]:
+    """Return the sizes of the checkpoints on this machine's disk, oldest first."""
     from include.training.checkpoints import Checkpoints
 
-    newest = Checkpoints.of_job(job, storage=storage).newest_uri() if storage.is_local else None
-    return sum(path.stat().st_size for path in Path(newest).iterdir()) if newest else 0
+    found = Checkpoints.of_job(job, storage=storage).uris() if storage.is_local else []
+    return [sum(path.stat().st_size for path in Path(uri).iterdir()) for uri in found]
 
 
 def _sampler(job: Job, *, storage: Storage, machine: Machine) -> ResourceSampler:

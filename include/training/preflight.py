@@ -17,7 +17,7 @@ from include.errors import SetupError
 from include.training.nvml import Nvml
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from include.training.job import Job
 
@@ -86,22 +86,19 @@ class Machine:
         return min((one for one in found if one is not None), default=None)
 
 
-def check_machine(job: Job, *, machine: Machine, is_local: bool, checkpoint_bytes: int) -> None:
+def check_machine(job: Job, *, machine: Machine, is_local: bool, checkpoints_bytes: Sequence[int]) -> None:
     """Check what can be asked without torch: disk, memory, driver, GPUs.
 
     Args:
         job: What is to be trained.
         machine: What is asked.
         is_local: Whether the job's files lie on a disk of this machine.
-        checkpoint_bytes: Size of the newest checkpoint, 0 if there is none yet.
+        checkpoints_bytes: Size of each checkpoint that is there, oldest first.
 
     Raises:
         PreflightError: This machine cannot train it.
     """
-    needed = _LEAST_DISK_BYTES + (job.training.checkpoints_kept + 1) * checkpoint_bytes
-    for folder, num_bytes in ((job.output_uri if is_local else "", needed), (tempfile.gettempdir(), _LEAST_DISK_BYTES)):
-        if folder and (free := shutil.disk_usage(_existing(folder)).free) < num_bytes:
-            raise _unfit(job, f"{num_bytes // _MIB} MiB free on the disk of {folder}", f"{free // _MIB} MiB")
+    _check_disks(job, is_local=is_local, checkpoints_bytes=checkpoints_bytes)
     values = job.snapshot.num_rows * (len(job.spec.features.numeric) + len(job.spec.features.categorical) + 1)
     wanted = _LIBRARIES_BYTES + values * _ROW_VALUE_BYTES
     memory = machine.free_memory_bytes()
@@ -109,6 +106,23 @@ def check_machine(job: Job, *, machine: Machine, is_local: bool, checkpoint_byte
         raise _unfit(job, f"{wanted // _MIB} MiB of free memory", f"{memory // _MIB} MiB")
     if machine.num_gpus:
         _check_driver(job, machine)
+
+
+def _check_disks(job: Job, *, is_local: bool, checkpoints_bytes: Sequence[int]) -> None:
+    try:
+        places = {tempfile.gettempdir(): _LEAST_DISK_BYTES}
+    except FileNotFoundError as error:  # nothing can be written in any of them
+        raise _unfit(job, "a folder for temporary files", str(error.strerror)) from error
+    if is_local:
+        newest = max(checkpoints_bytes[-1:], default=0)
+        to_come = (job.training.checkpoints_kept + 1) * newest - sum(checkpoints_bytes)
+        places[job.output_uri] = _LEAST_DISK_BYTES + max(newest, to_come)
+    for folder, num_bytes in places.items():
+        found = _existing(folder)
+        if (free := shutil.disk_usage(found).free) < num_bytes:
+            raise _unfit(job, f"{num_bytes // _MIB} MiB free on the disk of {folder}", f"{free // _MIB} MiB")
+        if not os.access(found, os.W_OK | os.X_OK):
+            raise _unfit(job, f"leave to write into {folder}", f"none for user {os.geteuid()}, or a read-only disk")
 
 
 def _check_driver(job: Job, machine: Machine) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from include.training.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -72,6 +74,20 @@ attempt()
 if fill.exists():
     fill.unlink()
     attempt()
+"""
+
+
+READ_ONLY = """
+import subprocess, sys
+from include.lake.storage import Storage
+from include.training import command
+from tests.snapshots import small_job, small_table
+
+disk = sys.argv[1]
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
+job = small_job(Storage(root=disk), table=small_table(600))
+subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+sys.exit(command.main(["--job", job.uri]))
 """
 
 
@@ -148,6 +164,14 @@ def test_a_disk_that_is_full_before_the_start_is_the_machines_fault(
         in first["message"]
     )
     assert second == {"error": None, "epochs": 4}
+
+
+def test_a_disk_that_is_read_only_is_the_machines_fault_before_the_first_step(tmp_path: Path) -> None:
+    command = [*a_disk_of_its_own(), sys.executable, "-c", READ_ONLY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == ExitCode.PREFLIGHT_FAILED, done.stdout + done.stderr
+    assert f"needs leave to write into {tmp_path}/" in done.stdout
+    assert "epoch 1" not in done.stdout
 
 
 @pytest.mark.chaos

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +44,8 @@ def machine(
     return Machine(environment=environment or {}, meminfo=meminfo, cgroup=tmp_path / "cgroup", nvml=found)
 
 
-def check(job: Job, found: Machine, checkpoint_bytes: int = 0) -> None:
-    check_machine(job, machine=found, is_local=True, checkpoint_bytes=checkpoint_bytes)
+def check(job: Job, found: Machine, *checkpoints_bytes: int) -> None:
+    check_machine(job, machine=found, is_local=True, checkpoints_bytes=checkpoints_bytes)
 
 
 def test_this_machine_passes_in_milliseconds(job: Job) -> None:
@@ -96,8 +98,30 @@ def test_a_container_without_a_limit_is_the_machine(tmp_path: Path) -> None:
 def test_the_disk_must_hold_one_checkpoint_more_than_are_kept(job: Job, tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(PreflightError, match=r"needs \d+ MiB free on the disk of .*; got \d+ MiB"):
-        check(job, machine(tmp_path), checkpoint_bytes=free // 2)
-    check(job, machine(tmp_path), checkpoint_bytes=free // 8)
+        check(job, machine(tmp_path), free // 2)
+    check(job, machine(tmp_path), free // 8)
+
+
+def test_checkpoints_that_are_there_need_no_room_any_more(job: Job, tmp_path: Path) -> None:
+    """Two of two are kept: one more must fit, on the disk that held all three while it was written."""
+    free = shutil.disk_usage(tmp_path).free
+    check(job, machine(tmp_path), free * 2 // 3, free * 2 // 3)
+    with pytest.raises(PreflightError, match="MiB free on the disk"):
+        check(job, machine(tmp_path), free * 2 // 3)
+    with pytest.raises(PreflightError, match="MiB free on the disk"):
+        check(job, machine(tmp_path), free * 2, free * 2, free * 2)  # one was not yet deleted
+
+
+def test_a_machine_whose_disks_take_no_file_at_all_is_not_fit(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert command.main(["--job", job.uri]) == ExitCode.PREFLIGHT_FAILED
+    said = "needs a folder for temporary files; got No usable temporary directory found in ['/tmp']. Nothing was"
+    assert said in capsys.readouterr().out
 
 
 def test_gpus_are_asked_of_the_driver(job: Job, tmp_path: Path, stub: Nvml) -> None:
