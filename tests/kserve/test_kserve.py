@@ -91,6 +91,23 @@ def test_a_version_that_never_gets_ready_is_an_error_that_says_why(
     assert place.target.read(model=MODEL).loaded == {"1", "3"}
 
 
+def test_a_version_that_is_not_ready_gets_no_traffic(place: OnKServe, artifact: Callable[[str], Artifact]) -> None:
+    place.target.deploy(artifact("1"))
+    place.target.promote(model=MODEL, version="1")
+    place.cluster.broken["2"] = "image pull failed"
+    with pytest.raises(SetupError):
+        place.target.deploy(artifact("2"))
+    before = json.dumps(place.cluster.store.objects[SERVICE]["spec"])
+    refused = (
+        r"version 2 of model 'flight_delays' must be ready on KServe(.|\n)*image pull failed(.|\n)*Deploy it again"
+    )
+    with pytest.raises(NotFoundError, match=refused):
+        place.target.set_share(model=MODEL, version="2", share_pct=10)
+    with pytest.raises(NotFoundError, match=refused):
+        place.target.promote(model=MODEL, version="2")
+    assert json.dumps(place.cluster.store.objects[SERVICE]["spec"]) == before
+
+
 def test_the_reason_of_a_pod_comes_first(knative: OnKServe, artifact: Callable[[str], Artifact]) -> None:
     knative.cluster.broken["1"] = "Revision failed"
     waiting = {"reason": "ErrImagePull", "message": "pull access denied"}

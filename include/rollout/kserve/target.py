@@ -117,7 +117,7 @@ class KServeTarget:
 
         Raises:
             BadInputError: KServe can't split so.
-            NotFoundError: The version is not deployed.
+            NotFoundError: The version is not deployed, or not ready.
         """
         if not 0 < share_pct < _ALL or not float(share_pct).is_integer():
             raise BadInputError(
@@ -129,7 +129,11 @@ class KServeTarget:
         self._give(model, version, int(share_pct), if_revision=if_revision)
 
     def promote(self, *, model: str, version: str, if_revision: int | None = None) -> None:
-        """Give all requests to a version, the newest or the champion before, and wait until KServe routes so."""
+        """Give all requests to a version, the newest or the champion before, and wait until KServe routes so.
+
+        Raises:
+            NotFoundError: The version is not deployed, or not ready.
+        """
         self._give(model, version, _ALL, if_revision=if_revision)
 
     def withdraw(self, *, model: str, version: str) -> None:
@@ -169,7 +173,13 @@ class KServeTarget:
                     f"routes of model {model!r} must still be revision {if_revision}; got {now.generation}: somebody "
                     "changed them. They stay as they are. Read them again and retry."
                 )
-            return self.services.mode.given(now, version, share_pct)
+            spec, routed = self.services.mode.given(now, version, share_pct), self.services.mode.routes(now)
+            if share_pct and version not in routed.loaded | {routed.champion}:
+                raise NotFoundError(
+                    f"version {version} of model {model!r} must be ready on KServe to take traffic; got "
+                    f"{self.services.mode.problem(now, version)}. The traffic stays as it was. Deploy it again."
+                )
+            return spec
 
         routes = self._routes(model)
         if share_pct == _ALL:
