@@ -34,6 +34,23 @@ _LEAST_GPU_BYTES = 512 * _MIB
 """CUDA's context and its libraries' work space."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _CgroupFiles:
+    """Where the kernel keeps a cgroup's account: its cgroup-v2 document, and that of the memory controller of v1."""
+
+    limit: str
+    used: str
+    droppable: frozenset[str]
+
+
+_V2 = _CgroupFiles(limit="memory.max", used="memory.current", droppable=frozenset({"active_file", "inactive_file"}))
+_V1 = _CgroupFiles(
+    limit="memory.limit_in_bytes",
+    used="memory.usage_in_bytes",
+    droppable=frozenset({"total_active_file", "total_inactive_file"}),
+)
+
+
 class PreflightError(SetupError):
     """This machine cannot train; the message says why."""
 
@@ -45,13 +62,15 @@ class Machine:
     Args:
         environment: Of the process.
         meminfo: The kernel's account of its memory.
-        cgroup: Folder of the container's limits, version 2 or 1.
+        cgroup: Folder of the limits of cgroups, version 2 or 1.
+        membership: The kernel's word to which of them this process belongs.
         nvml: NVIDIA's library; None without a driver.
     """
 
     environment: Mapping[str, str]
     meminfo: Path = Path("/proc/meminfo")
     cgroup: Path = Path("/sys/fs/cgroup")
+    membership: Path = Path("/proc/self/cgroup")
     nvml: Nvml | None = None
 
     @classmethod
@@ -82,7 +101,7 @@ class Machine:
 
     def free_memory_bytes(self) -> int | None:
         """Return the memory that is left, by the machine and by the container's limit; None if neither says."""
-        found = [_meminfo_bytes(self.meminfo), _cgroup_bytes(self.cgroup)]
+        found = [_meminfo_bytes(self.meminfo), _cgroup_bytes(self.cgroup, self.membership)]
         return min((one for one in found if one is not None), default=None)
 
 
@@ -184,21 +203,29 @@ def _meminfo_bytes(path: Path) -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-def _cgroup_bytes(folder: Path) -> int | None:
-    """Return what the container's limit leaves; pages of files that can be dropped count as free. None: no limit."""
-    names = ("memory.max", "memory.current", "memory.stat", "inactive_file")
-    if not (folder / names[0]).exists():
-        names = (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        )
+def _cgroup_bytes(root: Path, membership: Path) -> int | None:
+    """Return what the limits of the process' cgroup and of all above it leave; None: no limit."""
     try:
-        limit, used, stat = ((folder / name).read_text().strip() for name in names[:3])
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    found = [_left_bytes(root, _V2), _left_bytes(root / "memory", _V1)]
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if not controllers or "memory" in controllers.split(","):
+            top, files = (root / "memory", _V1) if controllers else (root, _V2)
+            # A container that sees only its own part of the tree has it at the top, and nothing under the path.
+            below = Path(path.lstrip("/"))
+            found += [_left_bytes(top / one, files) for one in (below, *below.parents)]
+    return min((one for one in found if one is not None), default=None)
+
+
+def _left_bytes(folder: Path, files: _CgroupFiles) -> int | None:
+    """Return what one cgroup's limit leaves; pages of files that can be dropped count as free. None: no limit."""
+    try:
+        limit, used, stat = ((folder / name).read_text().strip() for name in (files.limit, files.used, "memory.stat"))
     except OSError:
         return None
     if limit == "max":
         return None
-    droppable = [int(line.split()[1]) for line in stat.splitlines() if line.split()[0] == names[3]]
+    droppable = [int(line.split()[1]) for line in stat.splitlines() if line.split()[0] in files.droppable]
     return int(limit) - int(used) + sum(droppable)

@@ -41,7 +41,9 @@ def machine(
 ) -> Machine:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text(f"MemTotal: 999 kB\nMemAvailable: {memory_mib * 1024} kB\n")
-    return Machine(environment=environment or {}, meminfo=meminfo, cgroup=tmp_path / "cgroup", nvml=found)
+    membership = tmp_path / "membership"
+    cgroup = tmp_path / "cgroup"
+    return Machine(environment=environment or {}, meminfo=meminfo, cgroup=cgroup, membership=membership, nvml=found)
 
 
 def check(job: Job, found: Machine, *checkpoints_bytes: int) -> None:
@@ -63,27 +65,55 @@ def test_memory_must_hold_the_libraries_and_the_rows(job: Job, tmp_path: Path) -
     check(job, machine(tmp_path, memory_mib=401))
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"memory.max": "1073741824", "memory.current": "1000000000", "memory.stat": "anon 1\ninactive_file 100\n"},
-        {
-            "memory/memory.limit_in_bytes": "1073741824",
-            "memory/memory.usage_in_bytes": "1000000000",
-            "memory/memory.stat": "cache 1\ntotal_inactive_file 100\n",
-        },
-    ],
-    ids=["v2", "v1"],
-)
-def test_the_limit_of_the_container_counts(job: Job, tmp_path: Path, files: dict[str, str]) -> None:
+V2 = {
+    "memory.max": "{limit}",
+    "memory.current": "1000000000",
+    "memory.stat": "anon 1\nactive_file 40\ninactive_file 60",
+}
+V1 = {
+    "memory.limit_in_bytes": "{limit}",
+    "memory.usage_in_bytes": "1000000000",
+    "memory.stat": "cache 1\nactive_file 7\ntotal_active_file 40\ntotal_inactive_file 60",
+}
+
+
+def limit_memory(folder: Path, files: Mapping[str, str], limit: int | str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        path = tmp_path / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        (folder / name).write_text(text.format(limit=limit))
+
+
+@pytest.mark.parametrize(("files", "top"), [(V2, "cgroup"), (V1, "cgroup/memory")], ids=["v2", "v1"])
+def test_the_limit_of_the_container_counts(job: Job, tmp_path: Path, files: Mapping[str, str], top: str) -> None:
+    """Read files are dropped before memory is refused, those that were read twice too."""
+    limit_memory(tmp_path / top, files, 1073741824)
     found = machine(tmp_path)
     assert found.free_memory_bytes() == 1073741824 - 1000000000 + 100
     with pytest.raises(PreflightError, match="got 70 MiB"):
         check(job, found)
+
+
+@pytest.mark.parametrize("limited", ["user.slice/airflow.service", "user.slice"], ids=["its own", "the one above"])
+@pytest.mark.parametrize(
+    ("files", "top", "line"), [(V2, "cgroup", "0:"), (V1, "cgroup/memory", "9:cpu,memory")], ids=["v2", "v1"]
+)
+def test_the_limit_of_a_cgroup_inside_the_tree_counts(
+    tmp_path: Path, files: Mapping[str, str], top: str, line: str, limited: str
+) -> None:
+    """As of a systemd unit, or of a container that sees the whole tree."""
+    found = machine(tmp_path)
+    found.membership.write_text(f"12:pids:/elsewhere\n{line}:/user.slice/airflow.service\n")
+    limit_memory(tmp_path / top / "elsewhere", files, 1000000001)
+    limit_memory(tmp_path / top / "user.slice" / "airflow.service", files, "9223372036854771712")
+    limit_memory(tmp_path / top / limited, files, 1073741824)
+    assert found.free_memory_bytes() == 1073741824 - 1000000000 + 100
+
+
+def test_a_container_that_sees_its_own_part_of_the_tree_has_its_limit_at_the_top(tmp_path: Path) -> None:
+    found = machine(tmp_path)
+    found.membership.write_text("4:memory:/kubepods/pod1/container1\n0::/../../pod1\n")
+    limit_memory(tmp_path / "cgroup" / "memory", V1, 1073741824)
+    assert found.free_memory_bytes() == 1073741824 - 1000000000 + 100
 
 
 def test_a_container_without_a_limit_is_the_machine(tmp_path: Path) -> None:
