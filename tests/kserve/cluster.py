@@ -26,6 +26,7 @@ SERVICES = "inferenceservices"
 REVISIONS = Key("serving.knative.dev/v1", "revisions", "ml", "")
 _DEFINITION = Key("apiextensions.k8s.io/v1", "customresourcedefinitions", "", "inferenceservices.serving.kserve.io")
 _ALL = 100
+_NOT_OF_PODS = ("minReplicas", "canaryTrafficPercent")
 _READY_S = 20.0
 _ROUTED_S = 3.0
 _BEGAN_AT = 1_700_000_000.0
@@ -47,6 +48,7 @@ class KServeCluster(Cluster):
     refusal: str = ""
     broken: dict[str, str] = field(default_factory=dict)
     num_applied: int = 0
+    _templates: dict[str, Object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin with KServe installed."""
@@ -184,8 +186,9 @@ class KServeCluster(Cluster):
         known = status.setdefault("deployments", {})
         wanted = {each["name"]: each for each in (spec["predictor"], *(c["predictor"] for c in spec.get("canary", ())))}
         for name, predictor in wanted.items():
-            if name not in known:
-                known[name] = "starting"
+            template = {field: value for field, value in predictor.items() if field not in _NOT_OF_PODS}
+            if name not in known or self._templates[name] != template:
+                known[name], self._templates[name] = "starting", copy.deepcopy(template)
                 self.store.agenda.after(_READY_S, partial(self._started, key, name, predictor))
         for name in set(known) - set(wanted):
             del known[name]

@@ -91,6 +91,25 @@ def test_a_version_that_never_gets_ready_is_an_error_that_says_why(
     assert place.target.read(model=MODEL).loaded == {"1", "3"}
 
 
+def test_what_was_mended_in_the_connection_is_deployed_when_the_task_is_cleared(
+    place: OnKServe, artifact: Callable[[str], Artifact]
+) -> None:
+    place.target.deploy(artifact("1"))
+    place.target.promote(model=MODEL, version="1")
+    place.cluster.broken["2"] = "OOMKilled"
+    with pytest.raises(SetupError, match="clear the task"):
+        place.target.deploy(artifact("2"))
+    del place.cluster.broken["2"]
+    services = place.target.services
+    mended = services.settings.model_copy(update={"resources": {"limits": {"memory": "4Gi"}}})
+    target = replace(place.target, services=replace(services, settings=mended))
+    target.deploy(artifact("2"))
+    target.set_share(model=MODEL, version="2", share_pct=10)
+    state = target.read(model=MODEL)
+    assert (state.champion, state.canary, state.loaded) == ("1", "2", {"1", "2"})
+    assert "4Gi" in json.dumps(place.cluster.store.objects[SERVICE]["spec"])
+
+
 def test_a_version_that_is_not_ready_gets_no_traffic(place: OnKServe, artifact: Callable[[str], Artifact]) -> None:
     place.target.deploy(artifact("1"))
     place.target.promote(model=MODEL, version="1")

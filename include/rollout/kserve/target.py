@@ -55,12 +55,13 @@ class KServeTarget:
         held, routes = self.services.mode.package_of(seen, artifact.version), self.services.mode.routes(seen)
         if held == artifact.digest and artifact.version in routes.loaded:
             return
-        if held not in (None, artifact.digest) and artifact.version in (routes.champion, routes.canary):
+        takes_traffic = artifact.version in (routes.champion, routes.canary)
+        if takes_traffic and held not in (None, artifact.digest):
             raise BadInputError(
                 f"version {artifact.version} of model {artifact.model!r} must keep its package while it takes traffic; "
                 "got another one. The routes stay as they were. Register the package as a version of its own."
             )
-        if held != artifact.digest:
+        if not takes_traffic:  # what is deployed already stays as it is, unless the connection's extra was mended since
             self.services.require_canaries()
             self.services.change(artifact.model, lambda now: self.services.mode.deployed(now, artifact))
         self.services.wait_ready(artifact.model, artifact.version)
