@@ -95,6 +95,12 @@ class Machine:
         return int(self.environment.get("GROUP_WORLD_SIZE") or 1)
 
     @property
+    def num_to_read(self) -> int:
+        """For how many processes of this machine this one asks: the first for all, the others while they may read."""
+        is_first_here = self.environment.get("LOCAL_RANK", "0") == "0"
+        return int(self.environment.get("LOCAL_WORLD_SIZE") or 1) if is_first_here else 1
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes files and speaks for those that train with it."""
         return self.environment.get("RANK", "0") == "0"
@@ -119,10 +125,11 @@ def check_machine(job: Job, *, machine: Machine, is_local: bool, checkpoints_byt
     """
     _check_disks(job, is_local=is_local, checkpoints_bytes=checkpoints_bytes)
     values = job.snapshot.num_rows * (len(job.spec.features.numeric) + len(job.spec.features.categorical) + 1)
-    wanted = _LIBRARIES_BYTES + values * _ROW_VALUE_BYTES
+    wanted = machine.num_to_read * (_LIBRARIES_BYTES + values * _ROW_VALUE_BYTES)
     memory = machine.free_memory_bytes()
     if memory is not None and memory < wanted:
-        raise _unfit(job, f"{wanted // _MIB} MiB of free memory", f"{memory // _MIB} MiB")
+        readers = f" for {machine.num_to_read} processes" if machine.num_to_read > 1 else ""
+        raise _unfit(job, f"{wanted // _MIB} MiB of free memory{readers}", f"{memory // _MIB} MiB")
     if machine.num_gpus:
         _check_driver(job, machine)
 

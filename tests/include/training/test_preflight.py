@@ -65,6 +65,15 @@ def test_memory_must_hold_the_libraries_and_the_rows(job: Job, tmp_path: Path) -
     check(job, machine(tmp_path, memory_mib=401))
 
 
+def test_memory_must_hold_the_rows_of_each_process_on_the_machine(job: Job, tmp_path: Path) -> None:
+    """The first one asks for all; the others, when some may have begun to read, for themselves."""
+    four = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+    with pytest.raises(PreflightError, match=r"needs 160\d MiB of free memory for 4 processes; got 1599 MiB"):
+        check(job, machine(tmp_path, memory_mib=1599, environment=four))
+    check(job, machine(tmp_path, memory_mib=1610, environment=four))
+    check(job, machine(tmp_path, memory_mib=410, environment=four | {"LOCAL_RANK": "3"}))
+
+
 V2 = {
     "memory.max": "{limit}",
     "memory.current": "1000000000",
