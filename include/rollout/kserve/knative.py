@@ -114,10 +114,10 @@ class Knative:
         return "; ".join(each for each in said if each) or "no revision of it was seen"
 
     def package_of(self, seen: Seen, version: str) -> str | None:
-        """Return what the newest template or the version's revision says."""
+        """Return what the newest template or the champion's revision says; no share can be given to another one."""
         if version == _newest(seen):
             return str(seen.spec["predictor"]["annotations"].get(DIGEST))
-        found = _revision(seen, version) if version == _fallback(seen) else None
+        found = _revision(seen, version) if version == self.routes(seen).champion else None
         return str(found["metadata"]["annotations"].get(DIGEST)) if found else None
 
     def url(self, seen: Seen, version: str) -> str | None:

@@ -105,6 +105,20 @@ def test_the_former_champion_takes_over_again(
     assert (state.champion, state.canary, state.canary_share_pct) == ("1", "3", 20.0)
 
 
+def test_an_older_version_is_deployed_again_and_gets_a_share(
+    target: DeploymentTarget, deploy: Callable[[str], str]
+) -> None:
+    for version in ("1", "2"):
+        target.promote(model=MODEL, version=deploy(version))
+    deploy("1")
+    assert target.check(model=MODEL, version="1").passed
+    target.set_share(model=MODEL, version="1", share_pct=10)
+    state = target.read(model=MODEL)
+    assert (state.champion, state.canary, state.canary_share_pct) == ("2", "1", 10.0)
+    target.withdraw(model=MODEL, version="1")
+    assert target.read(model=MODEL).champion == "2"
+
+
 def test_withdrawing_leaves_the_champion(place: Place, target: DeploymentTarget, deploy: Callable[[str], str]) -> None:
     target.promote(model=MODEL, version=deploy("1"))
     target.withdraw(model=MODEL, version=deploy("2"))
