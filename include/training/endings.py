@@ -71,13 +71,13 @@ def exit_code_of(error: BaseException, *, refused: ExitCode) -> int:
         error: What ended the training.
         refused: The code of a `TradewindError` that blames what was given.
     """
+    if isinstance(error, PreflightError):  # a GPU whose memory others hold is no fault of the job's
+        return ExitCode.PREFLIGHT_FAILED
     for cause in _causes(error):
         if _is_out_of_memory(cause):
             return ExitCode.OUT_OF_MEMORY
         if (isinstance(cause, OSError) and cause.errno in _DISK) or _is_broken_gpu(cause):
             return ExitCode.PREFLIGHT_FAILED
-    if isinstance(error, PreflightError):
-        return ExitCode.PREFLIGHT_FAILED
     if isinstance(error, ServiceError):
         return ExitCode.STORAGE_UNAVAILABLE
     if isinstance(error, SetupError):

@@ -29,6 +29,10 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         (SetupError("the bucket's policy"), ExitCode.BAD_SETUP),
         (ServiceError("S3"), ExitCode.STORAGE_UNAVAILABLE),
         (PreflightError("no driver"), ExitCode.PREFLIGHT_FAILED),
+        (
+            caused(PreflightError("no GPU that computes"), RuntimeError("CUDA error: out of memory")),
+            ExitCode.PREFLIGHT_FAILED,
+        ),
         (OSError(errno.ENOSPC, "full"), ExitCode.PREFLIGHT_FAILED),
         (OSError(errno.EIO, "broken"), ExitCode.PREFLIGHT_FAILED),
         (caused(BadInputError("x"), OSError(errno.ENOSPC, "full")), ExitCode.PREFLIGHT_FAILED),
