@@ -196,6 +196,24 @@ def test_a_version_that_was_deployed_at_the_same_moment_is_not_undone(
     assert knative.cluster.store.objects[SERVICE]["spec"]["predictor"] is predictor
 
 
+def test_a_canary_that_is_promoted_while_it_is_withdrawn_stays(
+    place: OnKServe, artifact: Callable[[str], Artifact]
+) -> None:
+    place.target.deploy(artifact("1"))
+    place.target.promote(model=MODEL, version="1")
+    place.target.deploy(artifact("2"))
+    place.target.set_share(model=MODEL, version="2", share_pct=10)
+    promoted = place.target.services.mode.given(place.target.services.see(MODEL), "2", 100)
+
+    def promote() -> None:
+        place.cluster.store.objects[SERVICE]["spec"] = promoted
+        place.cluster.store.changed(SERVICE)
+
+    place.cluster.faults.append(Fault(verb="PATCH", kind="slow", struck=promote))
+    place.target.withdraw(model=MODEL, version="2")
+    assert place.cluster.store.objects[SERVICE]["spec"] == promoted
+
+
 def test_a_rollout_that_is_killed_after_any_call_ends_the_same(
     place: OnKServe, artifact: Callable[[str], Artifact]
 ) -> None:

@@ -174,7 +174,10 @@ class KServeTarget:
                     f"routes of model {model!r} must still be revision {if_revision}; got {now.generation}: somebody "
                     "changed them. They stay as they are. Read them again and retry."
                 )
-            spec, routed = self.services.mode.given(now, version, share_pct), self.services.mode.routes(now)
+            routed = self.services.mode.routes(now)
+            if share_pct == 0 and routed.canary != version:
+                return now.spec  # it was promoted, or withdrawn, since the routes were read
+            spec = self.services.mode.given(now, version, share_pct)
             if share_pct and version not in routed.loaded | {routed.champion}:
                 raise NotFoundError(
                     f"version {version} of model {model!r} must be ready on KServe to take traffic; got "
