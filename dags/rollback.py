@@ -1,7 +1,8 @@
 """Give all requests back to the former champion, now.
 
 **What.** The model server's routes go back to the version that the present champion replaced (or to the one named);
-MLflow's alias `champion` follows, and the ledger records who did it and why. A running canary ends with it.
+MLflow's alias `champion` follows, and the ledger records who did it and why. A running canary ends with it; beside the
+first champion, which replaced none, that is all that a roll-back does.
 
 **When.** A person presses Trigger. Pressed twice, it goes back two versions.
 

@@ -211,11 +211,12 @@ class Rollout:
     def roll_back(self, to_version: str | None = None, *, reason: str = "") -> Entry:
         """Give all requests back to the champion before this one, now; there is no canary after that.
 
-        The ledger says who that is and whether this run did it already, so a repeated call goes back once only. A
-        version that is still loaded takes over before MLflow is asked anything.
+        The first champion has none before it: there, a canary or a shadow is all that is taken out. The ledger says who
+        that is and whether this run did it already, so a repeated call goes back once only. A version that is still
+        loaded takes over before MLflow is asked anything.
 
         Raises:
-            NotFoundError: There was no champion before.
+            NotFoundError: There was no champion before, and there is no canary or shadow to take out.
             GateError: The former champion must be loaded again, and scores its golden rows differently.
         """
         key = f"{self.run_key}:roll_back"
@@ -226,9 +227,7 @@ class Rollout:
 
     def _go_back(self, to_version: str | None, *, reason: str, key: str) -> Entry:
         state = self.target.read(model=self.model)
-        way = find_way_back(
-            self.ledger, self.model, routed=state.champion, wanted=to_version, actor=self.actor, key=f"{key}:way"
-        )
+        way = find_way_back(self.ledger, self.model, state=state, wanted=to_version, actor=self.actor, key=f"{key}:way")
         if way.to not in state.loaded:
             load_checked(self.target, get_version(self.tracking_uri, model=self.model, version=way.to))
         self.target.promote(model=self.model, version=way.to)  # whatever the routes have become meanwhile

@@ -9,6 +9,7 @@ from include.errors import NotFoundError
 from include.rollout.history import champion_of, is_rolled_out, replaced_by
 
 if TYPE_CHECKING:
+    from include.rollout.decision import RolloutState
     from include.rollout.ledger import Ledger
 
 
@@ -26,7 +27,7 @@ class WayBack:
 
 
 def find_way_back(
-    ledger: Ledger, model: str, *, routed: str | None, wanted: str | None, actor: str, key: str
+    ledger: Ledger, model: str, *, state: RolloutState, wanted: str | None, actor: str, key: str
 ) -> WayBack:
     """Return where a roll-back goes from the version that the routes name; one run goes to one version.
 
@@ -36,30 +37,32 @@ def find_way_back(
     Args:
         ledger: The ledger.
         model: The model's name.
-        routed: Champion of the routes.
+        state: The routes.
         wanted: Version that a person named; None: the champion before.
         actor: Who goes back.
         key: Key of the record, of this run.
 
     Raises:
-        NotFoundError: There was no champion before.
+        NotFoundError: There was no champion before, and there is no canary or shadow to take out.
     """
     decided = None if wanted else ledger.find(key)
     if decided is not None:
         return WayBack(to=decided.subject, left=decided.evidence["previous"])
-    champion = champion_of(ledger, model)
-    to = wanted or _choose(ledger, model, champion=champion, routed=routed)
+    champion, routed = champion_of(ledger, model), state.champion
+    to = wanted or _choose(ledger, model, champion=champion, state=state)
     left = champion if routed == to else routed
     if not wanted and (to == champion or is_rolled_out(ledger, model, to)):
         ledger.append(model=model, kind="way_back", subject=to, evidence={"previous": left}, actor=actor, key=key)
     return WayBack(to=to, left=left)
 
 
-def _choose(ledger: Ledger, model: str, *, champion: str | None, routed: str | None) -> str:
-    before = replaced_by(ledger, model, champion)
+def _choose(ledger: Ledger, model: str, *, champion: str | None, state: RolloutState) -> str:
+    routed, before = state.champion, replaced_by(ledger, model, champion)
     is_back = routed == before and not is_rolled_out(ledger, model, str(before))
     if champion is not None and routed not in (None, champion) and not is_back:
         return champion  # the ledger does not know that the version serves: its promotion was cut off
+    if before is None and champion is not None and (state.canary or state.shadow):
+        return champion  # the first one: all that there is to leave is the version that is being rolled out
     if before is None:
         raise NotFoundError(
             f"model {model!r} must have had a champion before v{champion} to go back to; got none in the ledger. The "

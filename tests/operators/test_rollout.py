@@ -330,6 +330,25 @@ def test_a_person_rolls_back_in_their_own_name(rollout_world: RolloutWorld, cham
         again.execute(context=context("manual-2"))
 
 
+@pytest.mark.parametrize("share_pct", [0, 10])
+def test_a_roll_back_while_the_first_champion_is_challenged_takes_the_challenger_out(
+    rollout_world: RolloutWorld, champion: str, share_pct: int
+) -> None:
+    version = rollout_world.register()
+    deploy()
+    if share_pct:
+        shift(version, share_pct)
+    operator = RollBackModelOperator(task_id="roll_back", model=MODEL, scope="champion", reason="looks wrong")
+    for _ in range(2):  # killed and run again, it goes back once
+        found = operator.execute(context=context("manual-1", person="ada", dag=f"rollback_{MODEL}"))
+    assert (found["version"], found["champion"], found["reasons"]) == (champion, champion, ["looks wrong"])
+    state = rollout_world.state
+    assert (state.champion, state.canary, state.shadow) == (champion, None, None)
+    assert [entry.kind for entry in rollout_world.ledger.entries()].count("roll_back") == 1
+    with pytest.raises(GateError, match="must still be in the rollout"):
+        promote(version)
+
+
 def test_a_model_server_that_is_down_is_an_error_worth_a_retry(rollout_world: RolloutWorld) -> None:
     rollout_world.register()
     rollout_world.server.kill()
