@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from include.errors import BadInputError
+from include.spec import ColumnType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
-
-    from include.spec import ColumnType
 
 NULL_TEXTS = ("NA", "N/A", "#N/A", "null", "NULL", "Null", "None", "none", "nan", "NaN", "NAN", "-", "?", "\\N", ".")
 """Texts that mean nothing if the rest of the column is numbers or times."""
@@ -120,7 +119,7 @@ def infer_columns(
         time_formats: Column -> strptime's format that a person has named.
 
     Raises:
-        BadInputError: A person named a column that is not there.
+        BadInputError: A person named a column that is not there, or a type that is none.
     """
     unknown = [name for name in (*types, *time_formats) if name not in rows.column_names]
     if unknown:
@@ -128,6 +127,12 @@ def infer_columns(
             f"types and formats must be of columns of the sample, {', '.join(rows.column_names)}; got {unknown[0]!r}. "
             "Nothing was written. Mend the name."
         )
+    for name, declared in types.items():
+        if declared not in get_args(ColumnType):
+            raise BadInputError(
+                f"--type of {name!r} must be one of {', '.join(get_args(ColumnType))}; got {declared!r}. Nothing was "
+                "written. Mend it."
+            )
     found = [
         _infer(
             name,

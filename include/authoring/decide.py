@@ -63,6 +63,8 @@ def make_draft(sample: Sample, *, wishes: Wishes, asker: Asker, now: datetime) -
         sample.rows, types=wishes.types, null_texts=wishes.null_texts, time_formats=wishes.time_formats
     )
     rows = type_rows(sample.rows, columns=columns, origin=sample.source.origin)
+    for named in (*wishes.keep, *wishes.leave_out):
+        rows.column(named)
     decider = _Decider(sample=sample, rows=rows, wishes=wishes, asker=asker)
     event = decider.event()
     timezone = decider.timezone(event)

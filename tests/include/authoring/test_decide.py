@@ -164,7 +164,10 @@ def replaced(path: Path, change: Callable[[list[str]], list[str]]) -> Path:
         ({"label": "churned", "key": ("plan", "region")}, "--key must name a row"),
         ({"label": "churned", "key": ("customer",)}, "column 'customer' must be one of the sample's"),
         ({"label": "churned", "entities": ("regio",)}, "column 'regio' must be one of the sample's"),
+        ({"label": "churned", "keep": ("regio",)}, "column 'regio' must be one of the sample's"),
+        ({"label": "churned", "leave_out": ("pln",)}, "column 'pln' must be one of the sample's"),
         ({"label": "churned", "types": {"fee": "int64"}}, "column 'fee' (int64)"),
+        ({"label": "churned", "types": {"fee": "int"}}, "--type of 'fee' must be one of int64, float64"),
         (
             {"label": "churned", "leave_out": ("plan", "region", "fee", "calls", "age")},
             "must have an input; got none, since every column was left out",
