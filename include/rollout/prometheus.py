@@ -2,8 +2,8 @@
 
 `increase()` extrapolates to the ends of its range and misses a series' first value, so its counts are no counts. Here
 each series' last value has the one at the beginning taken off, to the request; a series that began later began at zero;
-one that was reset, as by a restarted container, is summed sample by sample; one that has ended keeps what it had. So
-counts never run backwards.
+one that was reset, as by a restarted container, is summed sample by sample, and so are all others of that process,
+whether their values fell or not; one that has ended keeps what it had. So counts never run backwards.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _TIMEOUT_S = 20.0
 _SHOWN_CHARS = 300
 
 Series = frozenset[tuple[str, str]]
+Sample = tuple[float, float]
+"""Seconds since 1970, and the value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,13 @@ class Prometheus:
         found = {series: value - first.get(series, 0.0) for series, value in last.items()}
         reset = _values(self._ask(f"resets({selector}[{age_ms + lookback_ms}ms]) > 0", now_s))
         if reset:
-            samples = self._ask(f"{selector}[{age_ms}ms]", now_s)
-            for each in samples:
+            samples: dict[Series, dict[Series, list[Sample]]] = {}
+            for each in self._ask(f"{selector}[{age_ms}ms]", now_s):
                 series = _series(each["metric"])
-                if series in reset:
-                    values = [float(value) for _, value in each["values"]]
-                    found[series] = _grown([first.get(series, 0.0), *values])
+                values = [(float(at_s), float(value)) for at_s, value in each["values"]]
+                samples.setdefault(_process(series), {})[series] = [(since_s, first.get(series, 0.0)), *values]
+            for process in {_process(series) for series in reset} & set(samples):
+                found |= _grown(samples[process])
         return found
 
     def _ask(self, query: str, at_s: float) -> Sequence[Mapping[str, Any]]:
@@ -118,13 +121,25 @@ def _values(result: Iterable[Mapping[str, Any]]) -> dict[Series, float]:
     return {_series(each["metric"]): float(each["value"][1]) for each in result}
 
 
-def _grown(values: Sequence[float]) -> float:
-    """Return by how much a counter has grown, through its resets.
+def _process(series: Series) -> Series:
+    """Return the labels that the series of one process and version share: they begin, and begin anew, together."""
+    return frozenset((name, value) for name, value in series if name not in ("outcome", "le"))
 
-    >>> _grown([5, 8, 2, 3])
-    6
+
+def _grown(samples: Mapping[Series, Sequence[Sample]]) -> dict[Series, float]:
+    """Return by how much each counter of a process has grown: where one falls, all of them began at zero again.
+
+    >>> ok, error = frozenset({("outcome", "ok")}), frozenset({("outcome", "error")})
+    >>> grown = _grown({ok: [(0, 5), (30, 8), (60, 2), (90, 3)], error: [(0, 0), (30, 1), (60, 4), (90, 4)]})
+    >>> grown[ok], grown[error]
+    (6, 5)
     """
-    return sum(after - before if after >= before else after for before, after in pairwise(values))
+    pairs = {series: list(pairwise(values)) for series, values in samples.items()}
+    restarts_s = {at_s for each in pairs.values() for (_, before), (at_s, after) in each if after < before}
+    return {
+        series: sum(after if at_s in restarts_s else after - before for (_, before), (at_s, after) in each)
+        for series, each in pairs.items()
+    }
 
 
 def _counters(counted: Mapping[Series, float], version: str) -> Counters:

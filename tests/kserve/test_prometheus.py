@@ -13,7 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from include.errors import ServiceError
-from include.rollout.prometheus import Prometheus
+from include.rollout.latency import LATENCY_BOUNDS_MS
+from include.rollout.prometheus import LATENCIES, REQUESTS, Prometheus
 from include.serving.client import infer_body
 from tests.kserve.prometheus_api import ScriptedPrometheus
 from tests.running import MODEL
@@ -95,11 +96,34 @@ def test_the_real_one_tells_what_the_server_counted_through_a_restart(
         )
 
 
+def test_a_restart_is_one_of_all_counters_of_the_process_whether_they_fell_or_not() -> None:
+    named = {"model": MODEL, "version": "1", "role": "champion"}
+    story = {"requests": (0, 5, 7), "at most 2 ms": (0, 4, 3), "in all": (0, 5, 6)}
+    with ScriptedPrometheus() as scripted:
+        for number, at_s in enumerate((990, 1030, 1060)):
+            values = {what: told[number] for what, told in story.items()}
+            scripted.add(at_s, values["requests"], __name__=REQUESTS, instance="a", outcome="ok", **named)
+            for upper in (*(bound for bound in LATENCY_BOUNDS_MS if bound >= 2), float("inf")):
+                value = values["in all" if upper > 2 else "at most 2 ms"]
+                scripted.add(at_s, value, __name__=LATENCIES, instance="a", le=_le(upper), **named)
+            scripted.add(at_s, 10 * number, __name__=REQUESTS, instance="b", outcome="ok", **named)
+        counted = Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=1000, now_s=1100)["1"]
+    assert (counted.requests, sum(counted.latency_counts)) == (5 + 7 + 20, 5 + 6)
+    assert {number: count for number, count in enumerate(counted.latency_counts) if count} == {
+        LATENCY_BOUNDS_MS.index(2.0): 4 + 3,
+        LATENCY_BOUNDS_MS.index(2.5): 1 + 3,
+    }
+
+
 def test_a_prometheus_that_fails_is_said_so() -> None:
     with ScriptedPrometheus(status=503) as scripted, pytest.raises(ServiceError, match=r"got 503(.|\n)*asked again"):
         Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
     with pytest.raises(ServiceError, match="nothing is decided without evidence"):
         Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
+
+
+def _le(upper_ms: float) -> str:
+    return "+Inf" if upper_ms == float("inf") else str(upper_ms / 1e3)
 
 
 def _send(server: RunningModelServer, num_requests: int) -> None:
