@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
@@ -100,9 +101,8 @@ class Prometheus:
                 answer = json.load(response)
             return list(answer["data"]["result"])
         except HTTPError as error:
-            said = error.read()[:_SHOWN_CHARS].decode(errors="replace")
-            raise self._silent(f"{error.code} {said}") from error
-        except (URLError, OSError, ValueError, KeyError, TypeError) as error:
+            raise self._silent(f"{error.code} {_said(error)}") from error
+        except (URLError, HTTPException, OSError, ValueError, KeyError, TypeError) as error:
             raise self._silent(repr(error)) from error
 
     def _silent(self, said: str) -> ServiceError:
@@ -110,6 +110,14 @@ class Prometheus:
             f"Prometheus at {self.url} must answer a query within {_TIMEOUT_S:g} s; got {said}. The traffic stays as "
             "it is; nothing is decided without evidence. It is asked again."
         )
+
+
+def _said(error: HTTPError) -> str:
+    """Return the beginning of an error's text; empty: it broke off."""
+    try:
+        return error.read(_SHOWN_CHARS).decode(errors="replace")
+    except (HTTPException, OSError):
+        return ""
 
 
 def _series(metric: Mapping[str, str]) -> Series:

@@ -35,6 +35,7 @@ class ScriptedPrometheus:
     samples: dict[Series, list[tuple[float, float]]] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     status: int = 200
+    is_cut_off: bool = False
     url: str = ""
 
     def __enter__(self) -> Self:
@@ -46,7 +47,7 @@ class ScriptedPrometheus:
                 asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 body = json.dumps(outer.answer(asked["query"][0], float(asked["time"][0]))).encode()
                 self.send_response(outer.status)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(body) + (100 if outer.is_cut_off else 0)))
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -118,6 +118,10 @@ def test_a_restart_is_one_of_all_counters_of_the_process_whether_they_fell_or_no
 def test_a_prometheus_that_fails_is_said_so() -> None:
     with ScriptedPrometheus(status=503) as scripted, pytest.raises(ServiceError, match=r"got 503(.|\n)*asked again"):
         Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
+    for status in (200, 503):  # a proxy's connection that breaks off in the midst of an answer
+        cut_off = ScriptedPrometheus(status=status, is_cut_off=True)
+        with cut_off as scripted, pytest.raises(ServiceError, match=r"must answer a query(.|\n)*asked again"):
+            Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
     with pytest.raises(ServiceError, match="nothing is decided without evidence"):
         Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
 
