@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from include.registry.package import Package
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT = re.compile(r"([0-9a-f]{40})(\+models-[0-9a-f]+)?")
+_MODELS_VARIABLE = "TRADEWIND_MODELS"
 _GIT_S = 120
 _UNKNOWN = "not recorded"
 
@@ -99,7 +100,8 @@ def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[s
     write_bytes(job_uri, json.dumps(raw).encode(), storage=local)
     with _code_of(raw["commit"], folder=folder / "code") as (code, is_its_own):
         differences = () if is_its_own else _of_the_code(raw, lock)
-        ended = _train(job_uri, code=code, commit=raw["commit"] if code == REPO else None, say=say)
+        environment = _environment_for(raw["commit"], is_from_git=code != REPO)
+        ended = _train(job_uri, code=code, environment=environment, say=say)
     try:
         result = Result.model_validate_json(read_bytes(f"{raw['output_uri']}/{RESULT_FILE}", storage=local))
     except NotFoundError as error:
@@ -165,10 +167,14 @@ def _scheme(uri: str) -> str:
 @contextlib.contextmanager
 def _code_of(commit: str, *, folder: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the folder with the code to train with, and whether it is that of the commit."""
-    if commit == current_commit():
+    here = current_commit()
+    if commit == here:
         yield REPO, True
         return
-    has_it = _COMMIT.fullmatch(commit) and _git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    found = _COMMIT.fullmatch(commit)
+    head, models = found.groups(default="") if found else ("", "")
+    is_known = bool(head) and here.endswith(models)  # git knows no models of another folder: they must be as they were
+    has_it = is_known and _git("worktree", "add", "--detach", "--quiet", str(folder), head)
     try:
         yield (folder, True) if has_it else (REPO, False)
     finally:
@@ -185,22 +191,21 @@ def _git(*arguments: str) -> bool:
     return True
 
 
-def _train(job_uri: str, *, code: Path, commit: str | None, say: Callable[[str], None]) -> int:
-    """Run the training command with the code of a folder and return its exit code.
+def _environment_for(commit: str, *, is_from_git: bool) -> dict[str, str]:
+    """Return the trainer's environment: code from git knows its commit, other code has to call itself by it."""
+    if not is_from_git:
+        return trainer_environment({VARIABLE: commit})
+    environment = trainer_environment({})
+    strange = (VARIABLE,) if "+" in commit else (VARIABLE, _MODELS_VARIABLE)
+    return {name: value for name, value in environment.items() if name not in strange}
 
-    Args:
-        job_uri: The job.
-        code: The folder.
-        commit: What the code is to call itself, so that it takes the job; None: it knows by itself.
-        say: Gets each line that is printed.
-    """
-    environment = trainer_environment({VARIABLE: commit} if commit else {})
-    if commit is None:
-        environment.pop(VARIABLE, None)
+
+def _train(job_uri: str, *, code: Path, environment: Mapping[str, str], say: Callable[[str], None]) -> int:
+    """Run the training command with the code of a folder and return its exit code; `say` gets each line of it."""
     child = subprocess.Popen(
         [sys.executable, "-m", "include.training", "--job", job_uri],
         cwd=code,
-        env=environment,
+        env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -18,12 +18,13 @@ from include.lake.storage import Storage
 from include.registry.assemble import assemble_package
 from include.registry.package import FP32_GRAPH, LOCK, Package, write_package
 from include.training import command
+from include.training import replay as replay_module
 from include.training.commit import VARIABLE
 from include.training.evaluate import evaluate
 from include.training.exit_codes import ExitCode
 from include.training.local import REPO
 from include.training.provenance import processor, versions
-from include.training.replay import Replay, _fetch_snapshot, replay
+from include.training.replay import Replay, _code_of, _environment_for, _fetch_snapshot, replay
 from include.training.snapshot import DATA
 from tests.snapshots import COMMIT, small_job, small_table
 
@@ -188,11 +189,38 @@ def _without_job(package: Package) -> Package:
     return write_package(str(folder), model=package.model, job_key="job", contents=contents)
 
 
+HEX = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.mark.parametrize(
+    ("now", "is_asked"), [("f00", True), ("bad", False)], ids=["models as they were", "changed models"]
+)
+def test_the_code_beside_models_of_another_folder_comes_from_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, is_asked: bool
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(replay_module, "_git", lambda *arguments: not asked.append(arguments))
+    monkeypatch.setenv(VARIABLE, f"{HEX[::-1]}+models-{now}")
+    monkeypatch.setenv("TRADEWIND_MODELS", "/models")
+    with _code_of(f"{HEX}+models-f00", folder=tmp_path) as found:
+        assert found == ((tmp_path, True) if is_asked else (REPO, False))
+    assert [arguments[-1] for arguments in asked if arguments[1] == "add"] == [HEX] * is_asked
+    assert "TRADEWIND_MODELS" in _environment_for(f"{HEX}+models-f00", is_from_git=True)
+
+
 @pytest.mark.chaos
-def test_the_versions_own_code_comes_from_git(again: Callable[..., tuple[Replay, list[str]]]) -> None:
+@pytest.mark.parametrize("models_now", [None, "elsewhere"], ids=["models here", "models elsewhere now"])
+def test_the_versions_own_code_comes_from_git(
+    again: Callable[..., tuple[Replay, list[str]]],
+    models_now: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     head = subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         pytest.skip("needs a git checkout")
+    if models_now:
+        monkeypatch.setenv("TRADEWIND_MODELS", str(tmp_path / models_now))
 
     def change(lock: dict[str, Any]) -> None:
         lock["job"]["commit"] = head.stdout.strip()
