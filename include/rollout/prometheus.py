@@ -43,13 +43,14 @@ class Prometheus:
         url: Its address.
         token: Bearer token, if it needs one.
         labels: Labels that the series must have beside model and version.
-        lookback_s: How far before the beginning a series' value may lie: some scrapes.
+        lookback_s: How far before the beginning a series' value may lie: one that lies further back is not taken off,
+            so it is longer than an outage of Prometheus.
     """
 
     url: str
     token: str = field(default="", repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
-    lookback_s: float = 300.0
+    lookback_s: float = 3600.0
 
     def counters(self, *, model: str, versions: Iterable[str], since_s: float, now_s: float) -> Mapping[str, Counters]:
         """Return what each version did, whatever its role in its own process, but for callers who named it.

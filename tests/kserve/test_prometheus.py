@@ -115,6 +115,15 @@ def test_a_restart_is_one_of_all_counters_of_the_process_whether_they_fell_or_no
     }
 
 
+def test_what_was_counted_before_prometheus_was_out_for_a_while_is_no_evidence() -> None:
+    told = {"__name__": REQUESTS, "model": MODEL, "version": "1", "role": "champion", "outcome": "ok"}
+    with ScriptedPrometheus() as scripted:
+        for at_s, value in ((10_000 - 1800, 1000), (10_030, 1010)):
+            scripted.add(at_s, value, instance="a", **told)
+        counted = Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=10_000, now_s=10_040)
+    assert counted["1"].requests == 10
+
+
 def test_a_prometheus_that_fails_is_said_so() -> None:
     with ScriptedPrometheus(status=503) as scripted, pytest.raises(ServiceError, match=r"got 503(.|\n)*asked again"):
         Prometheus(url=scripted.url).counters(model=MODEL, versions=["1"], since_s=0, now_s=60)
