@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.errors import BadInputError, NotFoundError, SetupError
+from include.errors import BadInputError, NotFoundError, ServiceError, SetupError
 from include.rollout.kserve.settings import KServeSettings
 from include.rollout.kserve.target import KServeTarget
 from include.rollout.local import LocalTarget
@@ -125,6 +125,20 @@ def test_a_version_that_is_not_ready_gets_no_traffic(place: OnKServe, artifact: 
     with pytest.raises(NotFoundError, match=refused):
         place.target.promote(model=MODEL, version="2")
     assert json.dumps(place.cluster.store.objects[SERVICE]["spec"]) == before
+
+
+def test_a_cluster_that_knows_no_revisions_for_a_moment_gives_a_new_version_no_traffic(
+    knative: OnKServe, artifact: Callable[[str], Artifact]
+) -> None:
+    for version in ("1", "2"):
+        knative.target.deploy(artifact(version))
+        knative.target.promote(model=MODEL, version=version)
+    knative.target.promote(model=MODEL, version="1")  # so that only the revisions say who the champion is
+    before = json.dumps(knative.cluster.store.objects[SERVICE]["spec"])
+    knative.cluster.faults.append(Fault(verb="GET", path="revisions$", code=404, times=None))
+    with pytest.raises(ServiceError, match=r"must be answered in mode Knative; got 404(.|\n)*tried again"):
+        knative.target.deploy(artifact("3"))
+    assert json.dumps(knative.cluster.store.objects[SERVICE]["spec"]) == before
 
 
 def test_the_reason_of_a_pod_comes_first(knative: OnKServe, artifact: Callable[[str], Artifact]) -> None:

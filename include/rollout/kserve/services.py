@@ -61,12 +61,21 @@ class Services:
         return Knative(self.settings) if self.settings.mode == "Knative" else Standard(self.settings)
 
     def see(self, model: str) -> Seen:
-        """Read the service first: revisions that its status names are then among those read."""
+        """Read the service first: revisions that its status names are then among those read.
+
+        Raises:
+            ServiceError: The cluster knows no revisions, or not yet: without them nobody knows the champion.
+        """
         name = service_name(model)
         service = self.objects.get(self.settings.service_path(name))
         if service is None or self.settings.mode == "Standard":
             return Seen(service=service)
-        listed = self.objects.get(self.revisions, labelSelector=f"{OF_SERVICE}={name}") or {}
+        listed = self.objects.get(self.revisions, labelSelector=f"{OF_SERVICE}={name}")
+        if listed is None:
+            raise ServiceError(
+                f"GET {self.revisions} must be answered in mode Knative; got 404. The traffic stays as it is. It is tried "
+                "again; if it stays so, install Knative Serving, or set the mode Standard."
+            )
         return Seen(service=service, revisions=tuple(listed.get("items") or ()))
 
     @property
