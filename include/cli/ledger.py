@@ -14,8 +14,16 @@ if TYPE_CHECKING:
 _ORIGIN = ("window_start", "window_end", "data_versions", "commit", "parameters", "run_id", "dag_run_id", "digest")
 
 ledger = typer.Typer(no_args_is_help=True)
-_DAY_AND_TIME = [f"%Y-%m-%d{mark}{time}" for time in ("%H:%M", "%H:%M:%S") for mark in ("T", " ")]
-_FORMATS = ["%Y-%m-%d", *_DAY_AND_TIME, *(f"{one}%z" for one in _DAY_AND_TIME)]
+
+
+def _moment(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"must be a moment such as 2026-11-21T12:00 or 2026-11-21T12:00:30.5+01:00, or a day; got {text!r}."
+        ) from error
 
 
 @ledger.callback()
@@ -48,9 +56,9 @@ def serving(
     at: Annotated[
         datetime | None,
         typer.Option(
-            formats=_FORMATS,
+            parser=_moment,
             metavar="MOMENT",
-            help="2026-11-21T12:00, with seconds or an offset too, or a day; UTC without an offset, now without it.",
+            help="2026-11-21T12:00, with seconds or an offset too, or a day; UTC without an offset. Default: now.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -61,12 +69,17 @@ def serving(
     from include.rollout.history import serving_at
     from include.rollout.ledger import Ledger
 
-    when = datetime.now(UTC) if at is None else at if at.tzinfo else at.replace(tzinfo=UTC)
-    served = serving_at(Ledger(path=find_deployment(home).home.ledger), model, when)
+    when, ledger_of_home = at or datetime.now(UTC), Ledger(path=find_deployment(home).home.ledger)
+    served = serving_at(ledger_of_home, model, when)
     if not served:
+        ever = ledger_of_home.takeover(model)
         raise NotFoundError(
             f"ledger must name a champion of {model!r} at {when.isoformat()}; got none before it. Nothing served then. "
-            "Name a later moment."
+            + (
+                f"Name a later moment: the newest one began at {ever.at.isoformat()}."
+                if ever
+                else "None ever did: is that its name? `./tradewind status` lists the models."
+            )
         )
     if as_json:
         print_json([asdict(one) for one in served])

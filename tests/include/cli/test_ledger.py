@@ -63,6 +63,8 @@ def test_says_what_served_at_a_moment(home: Home, ledger: Ledger) -> None:
         ("2013-07-02T00:00Z", "2"),
         ("2013-07-02T00:59+01:00", "1"),
         ("2013-07-02", "2"),
+        ("2013-07-01T23:59:59.999999", "1"),
+        ("2013-07-02T00:00:00.000000+00:00", "2"),
     ],
 )
 def test_a_moment_is_utc_unless_it_says_otherwise(home: Home, ledger: Ledger, at: str, version: str) -> None:
@@ -76,6 +78,16 @@ def test_before_the_first_version_nothing_served(home: Home, ledger: Ledger) -> 
 
     assert done.exit_code == 1
     assert "got none before it" in done.stderr
+    assert "Name a later moment: the newest one began at 2013-07-02T00:00:00+00:00." in done.stderr
+    assert "None ever did" in ask("serving", "--model", "flight_delay", home=home).stderr
+
+
+@pytest.mark.parametrize("at", ["now", "", "12:00", "2013-13-01", "9999-12-31T23:59-05:00"])
+def test_what_is_no_moment_is_wrong_usage(home: Home, ledger: Ledger, at: str) -> None:
+    done = ask("serving", "--model", MODEL, "--at", at, home=home)
+
+    assert done.exit_code == 2
+    assert "must be a moment such as" in done.stderr
 
 
 def test_verifies_the_chain_up_to_a_hash_that_was_kept(home: Home, ledger: Ledger) -> None:
