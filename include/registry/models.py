@@ -46,7 +46,13 @@ def get_version(tracking_uri: str, *, model: str, version: str) -> ModelVersion:
         NotFoundError: There is none.
         ServiceError: MLflow does not answer.
     """
-    answer = get(tracking_uri, "model-versions/get", {"name": model, "version": version})
+    try:
+        answer = get(tracking_uri, "model-versions/get", {"name": model, "version": version})
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"model {model!r} must have version {version} in MLflow at {tracking_uri}; got none. Nothing was changed. "
+            "Name one that exists."
+        ) from error
     return _parse(answer["model_version"])
 
 

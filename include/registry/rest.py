@@ -57,7 +57,9 @@ def _call(tracking_uri: str, method: str, path: str, body: bytes | None) -> dict
         raise AlreadyExistsError(message)
     # A missing alias is an INVALID_PARAMETER_VALUE to MLflow 3.17 (store/model_registry, get_model_version_by_alias).
     if code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and message.endswith("not found.")):
-        raise NotFoundError(f"{what} with something; got: {message} Nothing was changed. Name one that exists.")
+        raise NotFoundError(
+            f"{what} with something; got: {message.rstrip('.')}. Nothing was changed. Name one that exists."
+        )
     remedy = "A retry asks again." if status >= _HTTP_SERVER_ERROR else "Read what it says, mend the caller."
     raise ServiceError(f"{what}; got {status} {code}: {message} Nothing was recorded. {remedy}")
 
