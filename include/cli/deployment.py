@@ -34,9 +34,11 @@ def find_deployment(root: Path) -> Deployment:
 
 
 def recorded_ports(home: Home) -> Ports:
-    """Return the ports that a deployment was started with last, or the default ones."""
+    """Return the ports that a deployment was started with last; before that, those that `make up` would take."""
+    from include.runtime.stack import ports_from_environment
+
     recorded = home.root / "ports.json"
-    return Ports(**json.loads(recorded.read_text())) if recorded.exists() else Ports()
+    return Ports(**json.loads(recorded.read_text())) if recorded.exists() else ports_from_environment()
 
 
 def find_version(named: str, *, tracking_uri: str) -> ModelVersion:

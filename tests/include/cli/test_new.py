@@ -33,8 +33,10 @@ def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_explains_writes_lands_and_says_what_comes_next(tmp_path: Path, models_dir: Path) -> None:
     path, home = samples.churn(tmp_path / "churn.csv"), tmp_path / "home"
     flags = ["--label", "churned", "--yes", "--land", "--home", str(home)]
-    done = CliRunner().invoke(app, ["new", "leavers", "--csv", str(path), *flags], env={"COLUMNS": "200"})
+    env = {"COLUMNS": "200", "TRADEWIND_MODEL_SERVER_PORT": "18500"}
+    done = CliRunner().invoke(app, ["new", "leavers", "--csv", str(path), *flags], env=env)
     assert done.exit_code == 0, done.output
+    assert "http://127.0.0.1:18500/v2/models/leavers/infer" in done.output
     assert "leaks: alone it explains" in done.output
     assert "landed 3,000 rows as 6 partitions" in done.output
     assert f"make up TRADEWIND_HOME={home}" in done.output
