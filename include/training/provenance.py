@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,14 @@ ABSENT = "none"
 """In place of the version of a package that is not there."""
 _THEN = ", then "
 _CPUINFO = Path("/proc/cpuinfo")
-_OTHERWISE_NAMED = ("onnxruntime-gpu", "protobuf", "PyYAML")
-"""Packages whose module has another name than they have."""
+_OTHERWISE_NAMED = {
+    "functorch": "torch",
+    "google": "protobuf",
+    "onnxruntime": "onnxruntime-gpu",
+    "torchgen": "torch",
+    "yaml": "PyYAML",
+}
+"""Modules that have another name than their package, of those that each training loads."""
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
@@ -31,8 +38,29 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 
 def loaded_packages() -> dict[str, str]:
     """Return the versions of the packages that this process has loaded: those that took part."""
-    modules = {name.partition(".")[0] for name in sys.modules}
-    return versions((modules - set(sys.stdlib_module_names)) | set(_OTHERWISE_NAMED))
+    modules = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+    found = versions({*modules, *(_OTHERWISE_NAMED[name] for name in modules & _OTHERWISE_NAMED.keys())})
+    known = {_normal(name) for name in found} | _OTHERWISE_NAMED.keys()
+    strange = {name for name in modules if _normal(name) not in known and _is_installed(name)}
+    return versions({*found, *_packages_of(frozenset(strange))}) if strange else found
+
+
+@cache
+def _packages_of(modules: frozenset[str]) -> frozenset[str]:
+    """Return the packages that bring modules of other names; all that are installed are read for it, up to a second."""
+    return frozenset(
+        package for name, packages in packages_distributions().items() if name in modules for package in packages
+    )
+
+
+def _is_installed(module: str) -> bool:
+    """Return whether a loaded module lies where packages are installed; one with an underscore is of another one."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return not module.startswith("_") and "site-packages" in Path(file).parts
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def packages_after(before: Mapping[str, str]) -> dict[str, str]:
