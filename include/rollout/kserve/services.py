@@ -73,8 +73,8 @@ class Services:
         listed = self.objects.get(self.revisions, labelSelector=f"{OF_SERVICE}={name}")
         if listed is None:
             raise ServiceError(
-                f"GET {self.revisions} must be answered in mode Knative; got 404. The traffic stays as it is. It is tried "
-                "again; if it stays so, install Knative Serving, or set the mode Standard."
+                f"GET {self.revisions} must be answered in mode Knative; got 404. The traffic stays as it is. It is "
+                "tried again; if it stays so, install Knative Serving, or set the mode Standard."
             )
         return Seen(service=service, revisions=tuple(listed.get("items") or ()))
 
