@@ -228,6 +228,19 @@ def test_a_canary_that_is_promoted_while_it_is_withdrawn_stays(
     assert place.cluster.store.objects[SERVICE]["spec"] == promoted
 
 
+def test_a_change_whose_answer_is_lost_is_not_taken_for_somebody_elses(
+    place: OnKServe, artifact: Callable[[str], Artifact]
+) -> None:
+    place.target.deploy(artifact("1"))
+    place.target.promote(model=MODEL, version="1")
+    place.target.deploy(artifact("2"))
+    known = place.target.read(model=MODEL).revision
+    place.cluster.faults.append(Fault(verb="PATCH", kind="reset_after"))
+    place.target.set_share(model=MODEL, version="2", share_pct=10, if_revision=known)
+    state = place.target.read(model=MODEL)
+    assert (state.champion, state.canary, state.canary_share_pct) == ("1", "2", 10.0)
+
+
 def test_a_rollout_that_is_killed_after_any_call_ends_the_same(
     place: OnKServe, artifact: Callable[[str], Artifact]
 ) -> None:

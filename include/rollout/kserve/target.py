@@ -169,14 +169,14 @@ class KServeTarget:
         """Give a share unless the version has it, and wait until the traffic is so."""
 
         def wanted(now: Seen) -> Object:
+            routed = self.services.mode.routes(now)
+            if _has(routed, version, share_pct):
+                return now.spec  # by a call whose answer was lost, or by somebody since the routes were read
             if if_revision not in (None, now.generation):
                 raise ServiceError(
                     f"routes of model {model!r} must still be revision {if_revision}; got {now.generation}: somebody "
                     "changed them. They stay as they are. Read them again and retry."
                 )
-            routed = self.services.mode.routes(now)
-            if share_pct == 0 and routed.canary != version:
-                return now.spec  # it was promoted, or withdrawn, since the routes were read
             spec = self.services.mode.given(now, version, share_pct)
             if share_pct and version not in routed.loaded | {routed.champion}:
                 raise NotFoundError(
@@ -185,15 +185,19 @@ class KServeTarget:
                 )
             return spec
 
-        routes = self._routes(model)
-        if share_pct == _ALL:
-            is_done = routes.champion == version and routes.canary is None
-        else:
-            is_done = routes.canary == version and routes.share_pct == share_pct
-        if not is_done:
+        if not _has(self._routes(model), version, share_pct):
             self.services.change(model, wanted)
         limit_s = self.services.settings.routes_timeout_s
         self.services.wait(model, self.services.mode.is_settled, limit_s, what="the traffic as it was asked for")
+
+
+def _has(routes: Routes, version: str, share_pct: int) -> bool:
+    """Return whether a version has a share already."""
+    if share_pct == _ALL:
+        return routes.champion == version and routes.canary is None
+    if share_pct == 0:
+        return routes.canary != version
+    return routes.canary == version and routes.share_pct == share_pct
 
 
 def _is_newest(seen: Seen, revision: str) -> bool:
