@@ -157,11 +157,14 @@ def require(key: str | None, *, source: SourceSpec, model: str) -> str:
     """
     grain = source.grain
     remedy = (
-        f"allowed: each {grain}, such as {EXAMPLES[grain]}, from {source.first_partition} to "
+        f"allowed: each {grain}, such as {source.first_partition}, from {source.first_partition} to "
         f"{source.last_partition or 'now'}. Nothing was changed. Trigger with a partition key."
     )
     if not key or key == "None":
-        raise PartitionError(f"a run of {model!r} needs a partition key; got none; {remedy}")
+        raise PartitionError(
+            f"a run of {model!r} needs a partition key; got none; {remedy} A Dag without a schedule takes one with "
+            "`schedule=PartitionedAtRuntime()`."
+        )
     if not is_key(key, grain=grain):
         raise PartitionError(f"partition key of {model!r} must look like {EXAMPLES[grain]}; got {key!r}; {remedy}")
     if key < source.first_partition or (source.last_partition and key > source.last_partition):

@@ -44,6 +44,12 @@ def test_a_bad_key_says_which_exist(key: str | None, message: str) -> None:
         partitions.require(key, source=SOURCE, model="flight_delays")
 
 
+def test_a_run_without_a_key_is_told_one_that_exists_and_how_a_dag_takes_it() -> None:
+    source = SOURCE.model_copy(update={"first_partition": "2013-04"})
+    with pytest.raises(PartitionError, match=r"such as 2013-04, from 2013-04 .* `schedule=PartitionedAtRuntime\(\)`\."):
+        partitions.require(None, source=source, model="flight_delays")
+
+
 @pytest.mark.parametrize("key", ["2013-01", "2013-12"])
 def test_the_first_and_the_last_key_are_allowed(key: str) -> None:
     assert partitions.require(key, source=SOURCE, model="flight_delays") == key
