@@ -19,7 +19,7 @@ from include.training.commit import VARIABLE, current_commit
 from include.training.job import JOB_FILE, Job
 from include.training.local import REPO, trainer_environment
 from include.training.provenance import ABSENT, versions
-from include.training.result import GRAPH_FILE, RESULT_FILE, Result
+from include.training.result import GRAPH_FILE, RESULT_FILE
 from include.training.snapshot import DATA
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[s
         environment = _environment_for(raw["commit"], is_from_git=code != REPO)
         ended = _train(job_uri, code=code, environment=environment, say=say)
     try:
-        result = Result.model_validate_json(read_bytes(f"{raw['output_uri']}/{RESULT_FILE}", storage=local))
+        # Not as a Result: the version's own code may be of a release that wrote fewer fields, or more.
+        result = json.loads(read_bytes(f"{raw['output_uri']}/{RESULT_FILE}", storage=local))
     except NotFoundError as error:
         differences = (*differences, *_here(lock), *_of_the_machine(lock, _machine_here()))
         if differences:
@@ -112,8 +113,8 @@ def replay(package: Package, *, storage: Storage, folder: Path, say: Callable[[s
             f"job {lock['job_key']} must train again from its lock file; got exit code {ended}, and no recorded input "
             "differs. Nothing was changed. What the trainer said above names the cause."
         ) from error
-    differences = (*differences, *_here(lock), *_of_the_machine(lock, result.machine))
-    return Replay(wanted=wanted, found=result.files[GRAPH_FILE], differences=differences)
+    differences = (*differences, *_here(lock), *_of_the_machine(lock, result.get("machine", {})))
+    return Replay(wanted=wanted, found=result["files"][GRAPH_FILE], differences=differences)
 
 
 def _job_of(lock: Mapping[str, Any], *, storage: Storage) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from include.training import replay as replay_module
 from include.training.commit import VARIABLE
 from include.training.evaluate import evaluate
 from include.training.exit_codes import ExitCode
+from include.training.job import JOB_FILE
 from include.training.local import REPO
 from include.training.provenance import processor, versions
 from include.training.replay import Replay, _code_of, _environment_for, _fetch_snapshot, replay
+from include.training.result import GRAPH_FILE, RESULT_FILE
 from include.training.snapshot import DATA
 from tests.snapshots import COMMIT, small_job, small_table
 
@@ -164,6 +166,26 @@ def test_a_snapshot_that_is_not_there_any_more_is_named(
     found, lines = again(change)
     assert (found.found, found.is_equal, lines) == (None, False, [])
     assert [str(difference)[: len(said)] for difference in found.differences] == [said]
+
+
+def test_what_the_code_of_another_release_writes_is_read(
+    again: Callable[..., tuple[Replay, list[str]]],
+    trained: tuple[Package, Storage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = trained[0].files[FP32_GRAPH]
+
+    def train(job_uri: str, **_how: object) -> int:
+        result = {"schema_version": 3, "files": {GRAPH_FILE: wanted}, "of_another_release": True}
+        write_bytes(
+            job_uri.replace(JOB_FILE, RESULT_FILE), json.dumps(result).encode(), storage=Storage(root=str(tmp_path))
+        )
+        return 0
+
+    monkeypatch.setattr(replay_module, "_train", train)
+    found, _ = again()
+    assert (found.is_equal, found.differences) == (True, ())
 
 
 @pytest.mark.chaos
