@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.errors import NotFoundError, SetupError, TrainingError
+from include.errors import BadInputError, NotFoundError, SetupError, TrainingError
 from include.lake.files import read_bytes, write_bytes
 from include.lake.storage import Storage
 from include.registry.package import FP32_GRAPH, LOCK
@@ -223,7 +223,7 @@ def _of_the_code(raw: Mapping[str, Any], lock: Mapping[str, Any]) -> tuple[Diffe
     found = [Difference(name="commit", then=raw["commit"], now=current_commit())]
     try:
         now = Job.model_validate_json(json.dumps(raw)).training.model_dump(mode="json")
-    except ValueError as error:
+    except (ValueError, BadInputError) as error:
         return (*found, Difference(name="job file", then="accepted", now=f"refused: {str(error).splitlines()[0]}"))
     found += _differing(lock["training"], now, prefix="parameter ")
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -151,6 +152,27 @@ def test_what_differs_is_named_when_the_bytes_do(again: Callable[..., tuple[Repl
         f"commit: 0123456-dirty-89ab then, {COMMIT} now",
         "parameter learning_rate: 5 then, 0.01 now",
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (lambda job: job["params"].update(heads=8), r"params of a training of .* got \['heads'\]\."),
+        (lambda job: job.update(schema_version=9), "1 validation error for Job"),
+    ],
+    ids=["a parameter", "the file"],
+)
+def test_a_job_that_the_code_here_refuses_is_named(
+    again: Callable[..., tuple[Replay, list[str]]], change: Callable[[dict[str, Any]], object], refused: str
+) -> None:
+    def of_another_release(lock: dict[str, Any]) -> None:
+        lock["job"]["commit"] = "0123456-dirty-89ab"
+        change(lock["job"])
+
+    found, _ = again(of_another_release)
+    commit, job_file = map(str, found.differences)
+    assert (found.found, commit) == (None, f"commit: 0123456-dirty-89ab then, {COMMIT} now")
+    assert re.match(f"job file: accepted then, refused: {refused}", job_file)
 
 
 @pytest.mark.parametrize(
