@@ -204,7 +204,7 @@ class Rollout:
         entry = self._record("roll_back", found, evidence)
         withdraw_older(self.target, self.ledger, turn=entry)
         kept = (champion_of(self.ledger, self.model), former_champion(self.ledger, self.model))
-        if found in state.loaded and found not in kept:
+        if found not in kept:  # whether it is loaded or not: one that never got ready lies about as well
             self.target.remove(model=self.model, version=found)
         return entry
 

@@ -13,10 +13,11 @@ from include.rollout.kserve.target import KServeTarget
 from include.rollout.local import LocalTarget
 from include.rollout.prometheus import Prometheus
 from operators.hooks.kubernetes_objects import KubernetesObjects
-from tests.kserve.cluster import KServeCluster, scripted_kserve
+from tests.kserve.cluster import SERVICES, KServeCluster, scripted_kserve
 from tests.kserve.prometheus_api import ScriptedPrometheus
 from tests.kubernetes.clock import SteppedClock
 from tests.kubernetes.faults import Fault
+from tests.kubernetes.store import Key
 from tests.running import TOKEN
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.running import RunningModelServer
 
 SCRAPE_INTERVAL_S = 30
+SERVICE = Key("serving.kserve.io/v1beta1", SERVICES, "ml", "flight-delays")
 
 
 @dataclass(kw_only=True)

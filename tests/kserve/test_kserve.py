@@ -16,8 +16,8 @@ from include.rollout.local import LocalTarget
 from include.rollout.target import Artifact
 from include.spec import load_spec
 from operators.rollouts import target_of
-from tests.kserve.cluster import REVISIONS, SERVICES
-from tests.kserve.places import OnKServe, kserve_place
+from tests.kserve.cluster import REVISIONS
+from tests.kserve.places import SERVICE, OnKServe, kserve_place
 from tests.kubernetes.faults import Fault
 from tests.kubernetes.store import Key
 from tests.tiny_models import tiny_package
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tests.running import RunningModelServer
 
 MODEL = "flight_delays"
-SERVICE = Key("serving.kserve.io/v1beta1", SERVICES, "ml", "flight-delays")
 
 
 class CutOffError(Exception):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from include.errors import SetupError
 from include.rollout.decision import Verdict, decide_stage
 from include.rollout.history import champion_of
 from include.rollout.stages import Rollout
 from operators.rollout_tasks import comparison_tasks
 from sensors.triggers.canary_settled import CanarySettledTrigger
-from tests.kserve.places import OnKServe, kserve_place
+from tests.kserve.places import SERVICE, OnKServe, kserve_place
 from tests.running import MODEL
 from tests.tiny_models import SPEC, request_columns
 
@@ -100,6 +101,23 @@ def test_no_evidence_is_inconclusive_at_the_deadline_and_the_version_is_taken_ou
     assert entry.kind == "roll_back"
     state = place.target.read(model=MODEL)
     assert (state.champion, state.canary) == (first, None)
+
+
+def test_a_version_that_never_got_ready_is_removed_when_it_is_taken_out(
+    rollout_world: RolloutWorld, model_server: RunningModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kserve_place(model_server, mode="Standard", monkeypatch=monkeypatch) as place:
+        first = rollout_world.register()
+        _rollout(rollout_world, place, run="run-1").deploy(first)
+        _rollout(rollout_world, place, run="run-1").promote(first)
+        before = place.cluster.store.objects[SERVICE]["spec"]
+        second = rollout_world.register()
+        place.cluster.broken[second] = "OOMKilled"
+        with pytest.raises(SetupError, match="OOMKilled"):
+            _rollout(rollout_world, place, run="run-2").deploy(second)
+        assert place.cluster.store.objects[SERVICE]["spec"] != before
+        assert _rollout(rollout_world, place, run="run-2").withdraw(second) is not None
+        assert place.cluster.store.objects[SERVICE]["spec"] == before
 
 
 def test_the_dag_has_a_canary_and_no_shadow() -> None:
