@@ -19,6 +19,7 @@ from include.training.optimizer import AdamW, scheduled_rate
 from include.training.origin import Origin
 from include.training.precision import Precision
 from include.training.randomness import host_state, seed_all, set_host_state
+from include.training.ranks import LEAST_ROWS
 from include.training.result import Epoch
 
 if TYPE_CHECKING:
@@ -237,14 +238,14 @@ class Loop:
     def _shares(self, step: int) -> list[tuple[torch.Tensor, float]]:
         """Return the row numbers of this process' pieces of a batch, and how much of the mean loss each one is.
 
-        A process without a row, at the end of an epoch, takes one that does not count: the others wait for it.
+        A process without a row, at the end of an epoch, takes some that do not count: the others wait for it.
         """
         size = self.training.batch_size
         batch_B = self.order_R[step * size : (step + 1) * size]
         own_B = self.ranks.shard(batch_B)
         if not len(own_B):
-            return [(batch_B[:1], 0.0)]
-        num_pieces = min(self.training.accumulation_steps, len(own_B))
+            return [(batch_B[:LEAST_ROWS], 0.0)]
+        num_pieces = min(self.training.accumulation_steps, max(1, len(own_B) // LEAST_ROWS))
         pieces = torch.tensor_split(own_B, num_pieces) if num_pieces > 1 else (own_B,)
         return [(piece_B, len(piece_B) / len(batch_B)) for piece_B in pieces]
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300
 """Seconds that a process waits for the others: longer than the first one takes to write a checkpoint."""
 
+LEAST_ROWS = 2
+"""Of a share or a piece of a batch, unless the batch has but one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -53,8 +56,12 @@ class Ranks:
         return self.world_size > 1 and _is_of_others(error)
 
     def shard(self, rows_B: torch.Tensor) -> torch.Tensor:
-        """Return this process' share of a batch's rows; the shares of all processes are the batch."""
-        return rows_B if self.world_size == 1 else torch.tensor_split(rows_B, self.world_size)[self.rank]
+        """Return this process' share of a batch's rows; the shares of all processes are the batch.
+
+        Of few rows some get none, so that nobody gets a single one where there are two: a norm over a batch takes none.
+        """
+        shares = torch.tensor_split(rows_B, min(self.world_size, max(1, len(rows_B) // LEAST_ROWS)))
+        return shares[self.rank] if self.rank < len(shares) else rows_B[:0]
 
     @torch.no_grad()
     def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:

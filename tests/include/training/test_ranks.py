@@ -157,6 +157,7 @@ def work_as_four(rank: int, port: int, folder: Path) -> None:
                 stopped = train(*make(folder / name, **RANDOM), ranks=ranks, stop_at=stop_at)
                 assert "stopped in epoch" in stopped["stopped"]
             found[name] = train(*make(folder / name, **RANDOM), ranks=ranks)
+        found["few rows"] = train(*make(folder / "few", **RANDOM, batch_size=127, accumulation_steps=2), ranks=ranks)
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
@@ -204,6 +205,9 @@ def test_four_processes_that_are_interrupted_end_with_the_bits_of_an_undisturbed
     first, *others = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     assert first["tabular"] == first["tabular undisturbed"]
     assert first["normed"] == first["normed undisturbed"]
+    assert (
+        len(first["few rows"]["losses"]) == 6
+    )  # although the last batch has two rows, and the norm takes no single one
     assert others == [first] * 3
 
 
@@ -265,6 +269,17 @@ def test_a_checkpoint_of_an_older_release_is_continued(tmp_path: Path) -> None:
     del state["buffers"], state["origin"]
     checkpoints.save(step, state)
     assert train(job, storage, ranks=Ranks.alone()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "sizes"), [(9, [3, 2, 2, 2]), (7, [3, 2, 2, 0]), (3, [3, 0, 0, 0]), (1, [1, 0, 0, 0])]
+)
+def test_no_share_of_a_batch_is_a_single_row(num_rows: int, sizes: list[int]) -> None:
+    rows_B = torch.arange(num_rows)
+    cpu = torch.device("cpu")
+    shares = [Ranks(device=cpu, rank=rank, world_size=4).shard(rows_B) for rank in range(4)]
+    assert [len(share) for share in shares] == sizes
+    assert torch.equal(torch.cat(shares), rows_B)
 
 
 def test_one_process_meets_nobody() -> None:
