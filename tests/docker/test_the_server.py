@@ -74,7 +74,12 @@ def require_serving(client: ModelServerClient) -> None:
 
 
 def require_logged(storage: Storage) -> None:
-    logged = pq.read_table(storage.predictions(MODEL))
+    """Wait for the server to write what it answered, as it does every few seconds."""
+    folder, deadline = Path(storage.predictions(MODEL)), time.monotonic() + MAX_START_S
+    while not list(folder.rglob("*.parquet")):
+        assert time.monotonic() < deadline, "no prediction was logged"
+        time.sleep(0.05)
+    logged = pq.read_table(folder)
     assert logged["model_version"].to_pylist() == ["7"] * 3
 
 
@@ -83,7 +88,7 @@ def test_the_server_starts_from_what_its_image_holds(tmp_path: Path, storage: St
     image.build(1, COMMIT=COMMIT)
     with serving(image, storage, free_port, sys.executable, BARE, "requirements-serve.txt") as (client, _):
         require_serving(client)
-    require_logged(storage)
+        require_logged(storage)
 
 
 @pytest.mark.chaos
@@ -102,7 +107,7 @@ def test_the_server_starts_in_an_environment_of_its_own(tmp_path: Path, storage:
         start_s = time.monotonic() - started_s
         rss = sum(found.memory_info().rss for found in (process, *process.children(recursive=True)))
         require_serving(client)
-    require_logged(storage)
+        require_logged(storage)
     packages = image.packages / "lib" / "python3.11" / "site-packages"
     measured = {
         "num_packages": len(list(packages.glob("*.dist-info"))),
