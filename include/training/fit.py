@@ -7,7 +7,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -149,10 +149,16 @@ def _run_steps(
         if is_due:
             state = loop.state()
             saved_at = time.monotonic()
-            if is_first:
+            if is_first and not _has_diverged(loop, state):
                 writer.save_soon(loop.total_steps, state)
         if loop.run_step():
             say(loop.end_epoch())
+
+
+def _has_diverged(loop: Loop, state: Mapping[str, Any]) -> bool:
+    """Return whether the epoch's loss until now would end the training: what is saved stays from before."""
+    num_rows = min(loop.step * loop.training.batch_size, loop.num_rows)
+    return bool(state["loss_sum"] > loop.worst_loss * num_rows)
 
 
 def _restore(loop: Loop, checkpoints: Checkpoints, *, say: Callable[[str], None]) -> int | None:

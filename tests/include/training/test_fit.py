@@ -299,6 +299,16 @@ def test_a_training_that_diverges_ends_and_keeps_the_checkpoint_before(
         assert value.isfinite().all(), name
 
 
+def test_weights_that_only_grow_take_no_good_checkpoints_place(storage: Storage) -> None:
+    """The loss of step 1 is that of the untrained weights; those from step 2 on are numbers, and far too large."""
+    prepared = prepare(storage, params={"learning_rate": 100, "dropout": 0}, checkpoint_interval_s=OFTEN)
+    with pytest.raises(
+        BadInputError, match=r"got \S+e\+\d+, held out \S+, in epoch 1, step 8 .*checkpoint is from before"
+    ):
+        prepared.fit()
+    assert max(Checkpoints.of_job(prepared.job, storage=storage).steps()) <= 1
+
+
 def test_weights_that_are_no_numbers_are_never_saved(storage: Storage) -> None:
     prepared = prepare(storage)
     torch.manual_seed(0)
