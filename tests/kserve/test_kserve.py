@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from dataclasses import replace
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from include.rollout.kserve.seen import Object, Seen
     from tests.running import RunningModelServer
 
 MODEL = "flight_delays"
@@ -107,6 +109,28 @@ def test_what_was_mended_in_the_connection_is_deployed_when_the_task_is_cleared(
     state = target.read(model=MODEL)
     assert (state.champion, state.canary, state.loaded) == ("1", "2", {"1", "2"})
     assert "4Gi" in json.dumps(place.cluster.store.objects[SERVICE]["spec"])
+
+
+def test_a_champion_on_another_image_is_the_champion(knative: OnKServe, artifact: Callable[[str], Artifact]) -> None:
+    knative.target.deploy(artifact("1"))
+    knative.target.promote(model=MODEL, version="1")
+
+    def on_another_image(now: Seen) -> Object:  # as `kubectl edit inferenceservice` does
+        spec = copy.deepcopy(now.spec)
+        spec["predictor"]["containers"][0]["image"] = "registry.example/tradewind-serve:next"
+        return spec
+
+    knative.target.services.change(MODEL, on_another_image)
+    state = knative.target.read(model=MODEL)
+    assert (state.champion, state.canary, state.loaded) == ("1", None, {"1"})
+    knative.target.deploy(artifact("2"))
+    knative.target.set_share(model=MODEL, version="2", share_pct=10)
+    state = knative.target.read(model=MODEL)
+    assert (state.champion, state.canary, state.loaded) == ("1", "2", {"1", "2"})
+    component = knative.cluster.store.objects[SERVICE]["status"]["components"]["predictor"]
+    shares = {each["revisionName"]: each["percent"] for each in component["traffic"] if each.get("percent")}
+    _, on_another, second = sorted(each["metadata"]["name"] for each in knative.cluster.store.select(REVISIONS))
+    assert shares == {on_another: 90, second: 10}
 
 
 def test_a_version_that_is_not_ready_gets_no_traffic(place: OnKServe, artifact: Callable[[str], Artifact]) -> None:
