@@ -121,6 +121,7 @@ def test_a_champion_on_another_image_is_the_champion(knative: OnKServe, artifact
         return spec
 
     knative.target.services.change(MODEL, on_another_image)
+    knative.catch_up()
     state = knative.target.read(model=MODEL)
     assert (state.champion, state.canary, state.loaded) == ("1", None, {"1"})
     knative.target.deploy(artifact("2"))
