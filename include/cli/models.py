@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from include.errors import SpecError
-
 if TYPE_CHECKING:
     from include.spec import ModelSpec
 
@@ -19,17 +17,9 @@ def load_specs(model: str | None) -> tuple[list[ModelSpec], list[str]]:
         NotFoundError: There is no such model.
         SpecError: The one that was named cannot be read.
     """
-    from include.spec import load_spec, model_names
+    from include import spec
 
-    if model is not None:
-        return [load_spec(model)], []
-    specs, wrong = [], []
-    for name in model_names():
-        try:
-            specs.append(load_spec(name))
-        except SpecError as error:
-            wrong.append(str(error))
-    return specs, wrong
+    return spec.load_specs() if model is None else ([spec.load_spec(model)], [])
 
 
 def end_with(unreadable: list[str]) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from include.errors import TradewindError
 from include.runtime import processes, stack
 from include.runtime.home import DEFAULT_HOME, Home
+from include.spec import load_specs
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _up(root: Path, console: Console) -> int:
+    """Start everything; a model without Dags is no reason to fail, and one to say so."""
     deployment = stack.open_deployment(root, ports=stack.ports_from_environment())
     with console.status("starting") as status:
         stack.up(deployment, say=lambda text: status.update(escape(text)))
@@ -47,6 +49,8 @@ def _up(root: Path, console: Console) -> int:
         f"Stop          make down{home}",
     ):
         console.print(escape(line), soft_wrap=True)
+    for text in load_specs()[1]:
+        console.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
     return 0
 
 

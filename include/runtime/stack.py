@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,7 +11,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from include.errors import SetupError, SpecError
+from include.errors import SetupError
 from include.runtime import processes
 from include.runtime.airflow_api import AirflowApi
 from include.runtime.home import REPO, Home
@@ -20,7 +19,7 @@ from include.runtime.pools import ensure_pools
 from include.runtime.secrets import load_secrets
 from include.runtime.services import LOOPBACK, Deployment, Ports
 from include.runtime.state import SUPERVISOR, forget_state, read_state
-from include.spec import load_spec, model_names
+from include.spec import load_specs, model_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -163,12 +162,8 @@ def _sign_earlier_versions(deployment: Deployment, *, say: Callable[[str], None]
 
 def _expected_dags(models: Collection[str] | None) -> list[str]:
     """Return the Dags of the models whose spec can be read: a folder that was just added has none for half a minute."""
-    found = []
-    for name in model_names() if models is None else models:
-        with contextlib.suppress(SpecError):
-            load_spec(name)
-            found += [f"{stage}_{name}" for stage in STAGES]
-    return found
+    names = [spec.name for spec in load_specs()[0]]
+    return [f"{stage}_{name}" for name in names if models is None or name in models for stage in STAGES]
 
 
 def _start_supervisor(home: Home) -> None:

@@ -6,7 +6,7 @@ Parsing a thousand of these must stay cheap: this package imports pydantic and y
 from include.spec.features import FeatureSpec, FeaturesSpec, LabelSpec, StoreViewSpec
 from include.spec.fields import ColumnType, PartitionKey
 from include.spec.limits import LimitsSpec
-from include.spec.load import MODELS_DIR, load_spec, model_names, parse_spec
+from include.spec.load import MODELS_DIR, load_spec, load_specs, model_names, parse_spec
 from include.spec.model import SCHEMA_VERSION, ModelSpec
 from include.spec.operation import DriftSpec, RetrainingSpec, RolloutSpec
 from include.spec.progress import ProgressSpec
@@ -40,6 +40,7 @@ __all__ = [
     "TaskName",
     "TrainingSpec",
     "load_spec",
+    "load_specs",
     "loss_of",
     "model_names",
     "parse_spec",

@@ -37,6 +37,17 @@ def load_spec(name: str, models_dir: Path = MODELS_DIR) -> ModelSpec:
     return _load(path, path.stat().st_mtime_ns)
 
 
+def load_specs(models_dir: Path = MODELS_DIR) -> tuple[list[ModelSpec], list[str]]:
+    """Return the specs of all models that can be read, and what is wrong with the others."""
+    specs, wrong = [], []
+    for name in model_names(models_dir):
+        try:
+            specs.append(load_spec(name, models_dir))
+        except SpecError as error:
+            wrong.append(str(error))
+    return specs, wrong
+
+
 @cache
 def _load(path: Path, _mtime_ns: int) -> ModelSpec:
     return parse_spec(path.read_text(encoding="utf-8"), path=path)

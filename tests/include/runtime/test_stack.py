@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -7,15 +8,18 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from include.errors import SetupError
+from include.runtime import __main__ as command
 from include.runtime import processes, stack
 from include.runtime.home import MAX_SOCKET_BYTES, REPO, Home
 from include.runtime.secrets import load_secrets
 from include.serving.ending import END_S
+from include.spec import load_specs
 
 
 def test_everything_below_home_is_private(tmp_path: Path) -> None:
@@ -129,6 +133,20 @@ def test_a_port_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TRADEWIND_AIRFLOW_PORT", text)
     with pytest.raises(SetupError, match="TRADEWIND_AIRFLOW_PORT must be 1 to 65535"):
         stack.ports_from_environment()
+
+
+def test_up_says_which_model_has_no_dags_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(REPO / "include/models/flight_delays", models / "flight_delays")
+    (models / "broken").mkdir()
+    (models / "broken" / "model.yaml").write_text("name: [broken\n")
+    monkeypatch.setattr(stack, "up", lambda *_, **__: None)
+    monkeypatch.setattr(command, "load_specs", partial(load_specs, models))
+    assert command.main(["up", "--home", str(tmp_path / "home")]) == 0
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert f"{models}/broken/model.yaml" in warning
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
